@@ -1,0 +1,1 @@
+"""The collection: embedded segments of videos on disk."""

@@ -1,0 +1,1 @@
+"""Networks and their maths. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""From captioned videos to a trained encoder: shards, stages, the training loop."""

@@ -1,0 +1,1 @@
+"""Search, retrieval benchmarks and the command line."""

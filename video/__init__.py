@@ -1,0 +1,1 @@
+"""Reading video: probe, decode, sample, transform. Imports nothing of ours."""
