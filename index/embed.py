@@ -1,0 +1,314 @@
+"""Embedding a folder of videos into a collection: only what is new or changed, in bounded memory.
+
+B clips, T frames, S pixels, E embedding width.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from reelscan.index.collection import Collection
+from reelscan.index.decode_ahead import decode_ahead
+from reelscan.index.embed_plan import EmbedPlan, make_plan, videos_gone
+from reelscan.index.manifest import MANIFEST_NAME, Manifest, Windowing
+from reelscan.index.quarantine import QuarantinedVideo, quarantined_now
+from reelscan.index.segments import NewSegment
+from reelscan.index.video_files import (
+    VIDEO_EXTENSIONS,
+    FolderListing,
+    VideoFile,
+    list_videos,
+)
+from reelscan.models.encoder import Encoder
+from reelscan.video.decode import read_clip
+from reelscan.video.probe import probe
+from reelscan.video.windows import Window, stream_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedProgress:
+    """How far an embedding run is."""
+
+    done_videos: int
+    """Embedded or quarantined in this run."""
+    total_videos: int
+    """To be embedded in this run."""
+    done_seconds: float
+    """Seconds of video embedded."""
+    segments: int
+    """Segments embedded."""
+    current: str
+    """The video looked at last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedReport:
+    """What an embedding run did."""
+
+    embedded: int
+    """Videos embedded, new or changed."""
+    unchanged: int
+    """Videos that were there already."""
+    quarantined: tuple[QuarantinedVideo, ...]
+    """Videos that failed in this run."""
+    still_quarantined: int
+    """Videos that failed earlier, have not changed, and were not tried again."""
+    missing: tuple[str, ...]
+    """Videos of the collection that the folder no longer holds, and that were kept."""
+    removed: tuple[str, ...]
+    """Videos of the collection that the folder no longer holds, and that were removed."""
+    ignored_files: int
+    """Files of the folder whose extension is no video's, and hidden ones."""
+    segments: int
+    """Segments embedded in this run."""
+    video_seconds: float
+    """Seconds of video embedded in this run."""
+    seconds: float
+    """Duration of the run."""
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A video on its way: some of its windows may still wait in the batch."""
+
+    file: VideoFile
+    segments: list[NewSegment] = field(default_factory=list)
+    in_batch: int = 0
+    all_read: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return max((segment.end_seconds for segment in self.segments), default=0.0)
+
+
+def embed_folder(
+    encoder: Encoder,
+    folder: str | os.PathLike[str],
+    collection_path: str | os.PathLike[str],
+    *,
+    window_seconds: float | None = 8.0,
+    stride_seconds: float | None = None,
+    batch_size: int = 8,
+    workers: int = 2,
+    compare_content: bool = False,
+    remove_missing: bool = False,
+    retry_quarantined: bool = False,
+    on_progress: Callable[[EmbedProgress], None] | None = None,
+) -> EmbedReport:
+    """Embed the videos below `folder` into the collection, which is made if it is not there.
+
+    Each video is stored whole, in one step, when its last window is embedded; interrupting keeps
+    the finished ones. A video that breaks anywhere is quarantined whole, with the reason, and
+    tried again once its file changes (or with `retry_quarantined`). A file counts as unchanged while its size and modification
+    time (with `compare_content`: its SHA-256) stay the same. `window_seconds=None` makes each
+    video one segment. Memory is bounded by `batch_size` and `workers` (decoding threads), not by
+    the length of the videos.
+
+    Raises:
+        FingerprintMismatch: the collection was made by another encoder.
+        CollectionError: the collection is damaged or of a newer version.
+        ValueError: bad settings, settings that differ from the collection's, or no videos.
+        NotADirectoryError: `folder` is not a folder.
+    """
+    started = time.monotonic()
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")
+    windowing = Windowing(window_seconds=window_seconds, stride_seconds=stride_seconds)
+    root = Path(folder).resolve()
+    listing = list_videos(root)
+    with _open_or_create(encoder, root, Path(collection_path), windowing, listing) as collection:
+        gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
+        run = _Run(encoder, collection, batch_size=batch_size, on_progress=on_progress)
+        plan = make_plan(
+            collection,
+            root,
+            listing,
+            compare_content=compare_content,
+            retry_quarantined=retry_quarantined,
+            on_look=run.tell,
+        )
+        run.embed(plan, root, windowing, workers=workers)
+        collection.write_derived_files()
+    return EmbedReport(
+        embedded=run.embedded,
+        unchanged=plan.unchanged,
+        quarantined=tuple(run.quarantined),
+        still_quarantined=plan.still_quarantined,
+        missing=() if remove_missing else gone,
+        removed=gone if remove_missing else (),
+        ignored_files=listing.ignored_files,
+        segments=run.segments,
+        video_seconds=run.video_seconds,
+        seconds=time.monotonic() - started,
+    )
+
+
+class _Run:
+    """The state of one run: batches that may span videos, and what became of each video."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        collection: Collection,
+        *,
+        batch_size: int,
+        on_progress: Callable[[EmbedProgress], None] | None,
+    ) -> None:
+        self.embedded = 0
+        self.segments = 0
+        self.video_seconds = 0.0
+        self.quarantined: list[QuarantinedVideo] = []
+        self._encoder = encoder
+        self._collection = collection
+        self._batch_size = batch_size
+        self._on_progress = on_progress
+        self._total_videos = 0
+        self._jobs: dict[str, _Job] = {}
+        self._batch: list[tuple[str, Window]] = []
+
+    def embed(self, plan: EmbedPlan, root: Path, windowing: Windowing, *, workers: int) -> None:
+        """Carry the plan out."""
+        self._total_videos = len(plan.to_embed) + len(plan.failed)
+        for entry in plan.failed:
+            self._quarantine(entry)
+        for file in plan.touched:
+            self._collection.touch_video(file)
+        events = decode_ahead(
+            plan.to_embed,
+            read=lambda video: _windows(root, video, windowing, self._encoder),
+            workers=workers,
+            waiting=self._batch_size,
+        )
+        for event in events:
+            job = self._jobs.setdefault(event.video, _Job(file=plan.to_embed[event.video]))
+            if event.window is not None:
+                self._add(job, event.window)
+            elif event.failure is not None:
+                self._drop(job, event.failure)
+            else:
+                job.all_read = True
+                self._store_if_complete(job)
+        self._encode_batch()
+
+    def tell(self, current: str) -> None:
+        """Report progress."""
+        if self._on_progress is None:
+            return
+        under_way = self._jobs.values()
+        self._on_progress(
+            EmbedProgress(
+                done_videos=self.embedded + len(self.quarantined),
+                total_videos=self._total_videos,
+                done_seconds=self.video_seconds + sum(job.seconds for job in under_way),
+                segments=self.segments + sum(len(job.segments) for job in under_way),
+                current=current,
+            )
+        )
+
+    def _add(self, job: _Job, window: Window) -> None:
+        job.in_batch += 1
+        self._batch.append((job.file.path, window))
+        if len(self._batch) == self._batch_size:
+            self._encode_batch()
+
+    def _drop(self, job: _Job, reason: str) -> None:
+        del self._jobs[job.file.path]
+        self._batch = [entry for entry in self._batch if entry[0] != job.file.path]
+        self._quarantine(quarantined_now(job.file, reason))
+
+    def _quarantine(self, entry: QuarantinedVideo) -> None:
+        self._collection.quarantine_video(entry)
+        self.quarantined.append(entry)
+        self.tell(entry.file.path)
+
+    def _encode_batch(self) -> None:
+        if not self._batch:
+            return
+        batch, self._batch = self._batch, []
+        clips = torch.stack([window.clip.frames_uint8 for _, window in batch])
+        vectors = self._encoder.encode_video(clips).numpy()
+        expected = (len(batch), self._encoder.embed_dim)
+        assert vectors.shape == expected, f"the encoder gave {vectors.shape}, not {expected}"
+        for (video, window), vector in zip(batch, vectors, strict=True):
+            job = self._jobs[video]
+            job.in_batch -= 1
+            job.segments.append(
+                NewSegment(
+                    start_seconds=window.start_seconds,
+                    end_seconds=window.end_seconds,
+                    vector=vector,
+                )
+            )
+        self.tell(batch[-1][0])
+        for video in dict.fromkeys(video for video, _ in batch):
+            self._store_if_complete(self._jobs[video])
+
+    def _store_if_complete(self, job: _Job) -> None:
+        if not job.all_read or job.in_batch:
+            return
+        del self._jobs[job.file.path]
+        if not job.segments:
+            self._quarantine(quarantined_now(job.file, "holds no frames"))
+            return
+        self._collection.add_video(job.file, job.segments)
+        self.embedded += 1
+        self.segments += len(job.segments)
+        self.video_seconds += job.seconds
+        self.tell(job.file.path)
+
+
+def _windows(root: Path, video: str, windowing: Windowing, encoder: Encoder) -> Iterator[Window]:
+    source, how = root / video, encoder.preprocessing
+    if windowing.window_seconds is None:
+        info = probe(source, name=video)
+        clip = read_clip(
+            source, frames=how.frames, sampling=how.sampling, frame_size=how.size, name=video
+        )
+        yield Window(clip=clip, start_seconds=0.0, end_seconds=info.duration_seconds)
+        return
+    yield from stream_windows(
+        source,
+        window_seconds=windowing.window_seconds,
+        stride_seconds=windowing.stride_seconds or windowing.window_seconds,
+        frames=how.frames,
+        frame_size=how.size,
+        name=video,
+    )
+
+
+def _open_or_create(
+    encoder: Encoder, root: Path, path: Path, windowing: Windowing, listing: FolderListing
+) -> Collection:
+    if not (path / MANIFEST_NAME).exists():
+        if not listing.videos and not listing.unrecordable:
+            raise ValueError(
+                f"{root} holds no video ({listing.ignored_files} other files); "
+                f"videos end in {', '.join(VIDEO_EXTENSIONS)}"
+            )
+        manifest = Manifest(
+            fingerprint=encoder.fingerprint,
+            embed_dim=encoder.embed_dim,
+            videos_root=str(root),
+            windowing=windowing,
+            preprocessing=json.loads(json.dumps(asdict(encoder.preprocessing))),
+        )
+        return Collection.create(path, manifest=manifest)
+    collection = Collection.open(path, fingerprint=encoder.fingerprint)
+    made_with = collection.manifest
+    if made_with.windowing != windowing:
+        raise ValueError(
+            f"{path} was cut with {made_with.windowing}, not {windowing}: "
+            "use the same windows, or embed into a new collection"
+        )
+    if made_with.videos_root != str(root):
+        raise ValueError(
+            f"{path} belongs to the videos of {made_with.videos_root}, not of {root}: embed into "
+            "a new collection, or, if the folder was moved, call Collection.move_root first"
+        )
+    return collection

@@ -1,0 +1,215 @@
+"""What everything that embeds videos and texts looks like to search and benchmarks, and ours.
+
+Axes: B videos or pairs, Q texts, T frames, S side of a frame in pixels, N vision tokens, L text
+tokens, E embedding width, C encoder width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from reelscan.models.preprocessing import Preprocessing
+from reelscan.models.tokenizer import TokenBatch, Tokenizer
+from reelscan.models.video_text import VideoTextConfig, VideoTextModel
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Puts videos and texts into one space; an inner product there is their similarity."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights and everything else that decides the vectors."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How frames and texts have to be prepared."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width E of the vectors."""
+
+    def encode_video(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S] -> float32 [B, E] on the CPU."""
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Q texts -> float32 [Q, E] of length 1, on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTokens:
+    """Texts ready to be matched with videos."""
+
+    hidden: Tensor
+    """[Q, L, C]"""
+    attention_mask: Tensor
+    """[Q, L], true at tokens"""
+
+    def __getitem__(self, rows: Tensor | slice | list[int]) -> "TextTokens":
+        """The texts of these rows, repeated if a row is."""
+        return TextTokens(hidden=self.hidden[rows], attention_mask=self.attention_mask[rows])
+
+
+@runtime_checkable
+class MatchingEncoder(Encoder, Protocol):
+    """Also judges a video and a text together: slower, better, for a shortlist."""
+
+    def video_tokens(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S] -> [B, N, C]"""
+
+    def text_tokens(self, texts: list[str]) -> TextTokens:
+        """Q texts -> their hidden states."""
+
+    def match(self, text_tokens: TextTokens, video_tokens: Tensor) -> Tensor:
+        """Logit of "match" of each row's text with its video [B, N, C]: float32 [B] on the CPU."""
+
+
+class VideoTextEncoder:
+    """A `VideoTextModel` with its tokenizer and preprocessing: a `MatchingEncoder`.
+
+    Works in micro-batches and without gradients, in bfloat16 autocast on CUDA and float32
+    elsewhere. What it returns lies on the CPU and is float32, but for `video_tokens` on CUDA:
+    those are bfloat16, which is all that `match` reads of them. The model is taken as it is, not
+    copied: it moves to the device and into eval mode.
+    """
+
+    def __init__(
+        self,
+        model: VideoTextModel,
+        tokenizer: Tokenizer,
+        preprocessing: Preprocessing,
+        *,
+        fingerprint: str,
+        device: torch.device | str = "cpu",
+        videos_at_once: int = 16,
+        texts_at_once: int = 64,
+    ) -> None:
+        if min(videos_at_once, texts_at_once) < 1:
+            raise ValueError(
+                f"videos_at_once is {videos_at_once}, texts_at_once {texts_at_once}; "
+                "give numbers of at least 1"
+            )
+        check_fit(model.config, tokenizer=tokenizer, preprocessing=preprocessing)
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {device!r}, but PyTorch sees no CUDA GPU; use 'cpu'")
+        self._autocast = self.device.type == "cuda"
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.fingerprint = fingerprint
+        self._videos_at_once = videos_at_once
+        self._texts_at_once = texts_at_once
+
+    @property
+    def embed_dim(self) -> int:
+        """Width E of the vectors."""
+        return self.model.config.embed_dim
+
+    def encode_video(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S] -> float32 [B, E]: the mean over frames of vectors of length 1.
+
+        It is not brought to length 1 again, so that the inner product with a text is the mean
+        over frames of the cosine. T may also be 1, for images. Raises ValueError.
+        """
+        self.preprocessing.check_frames(frames_uint8)
+        if not len(frames_uint8):
+            return torch.empty(0, self.embed_dim)
+        return self._each_clip(frames_uint8, lambda clips: self.model.embed_video(clips).mean(1))
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Q texts -> float32 [Q, E] of length 1."""
+        if not texts:
+            return torch.empty(0, self.embed_dim)
+        return self._each_text(self._tokenize(texts), self.model.embed_text)
+
+    def video_tokens(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S], B at least 1 -> [B, N, C]. Raises ValueError."""
+        self.preprocessing.check_frames(frames_uint8)
+        dtype = torch.bfloat16 if self._autocast else torch.float32
+        return self._each_clip(
+            frames_uint8, lambda clips: self.model.encode_vision(clips).tokens.to(dtype)
+        )
+
+    def text_tokens(self, texts: list[str]) -> TextTokens:
+        """Q texts, at least one -> hidden states, all padded to `max_text_tokens`."""
+        batch = self._tokenize(texts)
+        hidden = self._each_text(batch, self.model.encode_text)
+        return TextTokens(hidden=hidden, attention_mask=batch.attention_mask)
+
+    def match(self, text_tokens: TextTokens, video_tokens: Tensor) -> Tensor:
+        """Logit of "match" of each row's text with its video [B, N, C]: float32 [B].
+
+        Raises ValueError unless there are as many texts as videos.
+        """
+        hidden, mask = text_tokens.hidden, text_tokens.attention_mask
+        if len(hidden) != len(video_tokens):
+            raise ValueError(
+                f"{len(hidden)} texts and {len(video_tokens)} videos were given; a row of each "
+                "makes a pair, so repeat the one to match it with several"
+            )
+        with self._inference():
+            parts = [
+                self.model.match(*pair)[:, 1].float().cpu()
+                for pair in self._split(hidden, mask, video_tokens)
+            ]
+        return torch.cat(parts)
+
+    def _tokenize(self, texts: list[str]) -> TokenBatch:
+        return self.tokenizer(texts, max_tokens=self.preprocessing.max_text_tokens)
+
+    def _each_clip(self, frames_uint8: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        with self._inference():
+            parts = [
+                compute(self.preprocessing.normalise(part.to(self.device))).cpu()
+                for part in torch.split(frames_uint8, self._videos_at_once)
+            ]
+        return torch.cat(parts)
+
+    def _each_text(self, batch: TokenBatch, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        with self._inference():
+            parts = [
+                compute(ids, mask).cpu()
+                for ids, mask in self._split(batch.input_ids, batch.attention_mask)
+            ]
+        return torch.cat(parts)
+
+    def _split(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Parts of as many rows as are computed at once, on the device."""
+        parts = (torch.split(tensor, self._texts_at_once) for tensor in tensors)
+        for rows in zip(*parts, strict=True):
+            yield tuple(part.to(self.device) for part in rows)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+        with torch.inference_mode(), autocast:
+            yield
+
+
+def check_fit(
+    config: VideoTextConfig, *, tokenizer: Tokenizer, preprocessing: Preprocessing
+) -> None:
+    """Raise ValueError if texts or frames prepared like this cannot enter such a model."""
+    vision, text = config.vision, config.text
+    for what, given, needed in (
+        ("preprocessing.size", preprocessing.size, vision.image_size),
+        ("preprocessing.frames", preprocessing.frames, vision.frames),
+    ):
+        if given != needed:
+            raise ValueError(f"{what} is {given}, but the model takes {needed}; make them equal")
+    if preprocessing.max_text_tokens > text.max_position_embeddings:
+        raise ValueError(
+            f"preprocessing.max_text_tokens is {preprocessing.max_text_tokens}, but the model "
+            f"takes {text.max_position_embeddings} at most; give that or fewer"
+        )
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.pad_id != text.pad_token_id:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens with [PAD] = {tokenizer.pad_id}, the "
+            f"model {text.vocab_size} with [PAD] = {text.pad_token_id}; give the tokenizer that "
+            "the model was trained with"
+        )

@@ -1,0 +1,161 @@
+"""The mixers: a causal convolution and a selective scan, in one direction or in both.
+
+Axes: G directions, B clips, L sequence length, C model width, D inner channels, S states, R rank of the time steps.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reelscan.models.selective_scan import selective_scan
+
+TIME_STEP_RANGE = (0.001, 0.1)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise causal convolution along L: x [G, B, L, D], weight [G, D, taps], bias [G, D] -> [G, B, L, D]."""
+    taps, length = weight.shape[-1], x.shape[2]
+    padded = functional.pad(x, (0, 0, taps - 1, 0))
+    total = bias[:, None, None, :]
+    for tap in range(taps):
+        total = total + padded[:, :, tap : tap + length] * weight[:, None, None, :, tap]
+    return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionWeights:
+    """The parameters of G directions, stacked."""
+
+    conv_weight: Tensor
+    """[G, D, taps]"""
+    conv_bias: Tensor
+    """[G, D]"""
+    x_proj: Tensor
+    """[G, R + 2 S, D]"""
+    dt_weight: Tensor
+    """[G, D, R]"""
+    dt_bias: Tensor
+    """[G, D]"""
+    A_log: Tensor
+    """[G, D, S]"""
+    D: Tensor
+    """[G, D]"""
+
+
+def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
+    """Convolve and scan every direction at once: x [G, B, L, D] -> [G, B, L, D], not yet gated.
+
+    A, D and the bias of the time steps enter in float32 or wider, whatever x is.
+    """
+    groups, batch, length, _ = x.shape
+    rank, states = weights.dt_weight.shape[-1], weights.A_log.shape[-1]
+    x = functional.silu(causal_conv(x, weights.conv_weight, weights.conv_bias))
+    projected = torch.bmm(x.flatten(1, 2), weights.x_proj.transpose(1, 2))
+    low_rank, B, C = projected.split([rank, states, states], dim=-1)
+    delta = torch.bmm(low_rank, weights.dt_weight.transpose(1, 2))
+    return selective_scan(
+        x,
+        delta.unflatten(1, (batch, length)),
+        -torch.exp(weights.A_log.to(torch.promote_types(weights.A_log.dtype, torch.float32))),
+        B.unflatten(1, (batch, length)),
+        C.unflatten(1, (batch, length)),
+        D=weights.D,
+        delta_bias=weights.dt_bias,
+        delta_softplus=True,
+    ).y
+
+
+class MambaMixer(nn.Module):
+    """Mamba's mixer, one direction (Gu and Dao, 2023); the published parameter names."""
+
+    def __init__(
+        self, width: int, *, state_size: int = 16, conv_width: int = 4, expand: int = 2
+    ) -> None:
+        super().__init__()
+        inner, rank = expand * width, math.ceil(width / 16)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, conv_width, groups=inner, padding=conv_width - 1)
+        self.x_proj = nn.Linear(inner, rank + 2 * state_size, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(_initial_A_log(inner, state_size))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        initialise_time_steps(self.dt_proj)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [B, L, C] -> [B, L, C]; a position sees itself and what came before."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        y = scan_directions(x.unsqueeze(0), self._weights()).squeeze(0)
+        mixed: Tensor = self.out_proj(y * functional.silu(z))
+        return mixed
+
+    def _weights(self) -> DirectionWeights:
+        return DirectionWeights(
+            conv_weight=self.conv1d.weight.squeeze(1).unsqueeze(0),
+            conv_bias=_bias(self.conv1d).unsqueeze(0),
+            x_proj=self.x_proj.weight.unsqueeze(0),
+            dt_weight=self.dt_proj.weight.unsqueeze(0),
+            dt_bias=self.dt_proj.bias.unsqueeze(0),
+            A_log=self.A_log.unsqueeze(0),
+            D=self.D.unsqueeze(0),
+        )
+
+
+class BidirectionalMixer(MambaMixer):
+    """Mamba's mixer in both directions with the input and output projections shared (Zhu et al., 2024).
+
+    The backward direction has its own convolution, projections and state-space parameters (`_b`). Both outputs are
+    gated alike and summed, not halved.
+    """
+
+    def __init__(
+        self, width: int, *, state_size: int = 16, conv_width: int = 4, expand: int = 2
+    ) -> None:
+        super().__init__(width, state_size=state_size, conv_width=conv_width, expand=expand)
+        inner, rank = expand * width, math.ceil(width / 16)
+        self.conv1d_b = nn.Conv1d(inner, inner, conv_width, groups=inner, padding=conv_width - 1)
+        self.x_proj_b = nn.Linear(inner, rank + 2 * state_size, bias=False)
+        self.dt_proj_b = nn.Linear(rank, inner)
+        self.A_b_log = nn.Parameter(_initial_A_log(inner, state_size))
+        self.D_b = nn.Parameter(torch.ones(inner))
+        initialise_time_steps(self.dt_proj_b)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [B, L, C] -> [B, L, C]; every position sees every other."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        forward, backward = scan_directions(torch.stack([x, x.flip(1)]), self._weights())
+        mixed: Tensor = self.out_proj((forward + backward.flip(1)) * functional.silu(z))
+        return mixed
+
+    def _weights(self) -> DirectionWeights:
+        return DirectionWeights(
+            conv_weight=torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
+            conv_bias=torch.stack([_bias(self.conv1d), _bias(self.conv1d_b)]),
+            x_proj=torch.stack([self.x_proj.weight, self.x_proj_b.weight]),
+            dt_weight=torch.stack([self.dt_proj.weight, self.dt_proj_b.weight]),
+            dt_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
+            A_log=torch.stack([self.A_log, self.A_b_log]),
+            D=torch.stack([self.D, self.D_b]),
+        )
+
+
+def initialise_time_steps(dt_proj: nn.Linear) -> None:
+    """Let the time steps start log-uniform in `TIME_STEP_RANGE`, by the inverse of softplus (Gu and Dao, 2023)."""
+    low, high = (math.log(bound) for bound in TIME_STEP_RANGE)
+    bound = dt_proj.in_features**-0.5
+    with torch.no_grad():
+        dt_proj.weight.uniform_(-bound, bound)
+        steps = torch.exp(torch.rand_like(dt_proj.bias) * (high - low) + low)
+        dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+
+
+def _initial_A_log(inner: int, states: int) -> Tensor:
+    return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(inner, 1)
+
+
+def _bias(module: nn.Conv1d) -> Tensor:
+    assert module.bias is not None
+    return module.bias

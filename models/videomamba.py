@@ -1,0 +1,261 @@
+"""VideoMamba: a video encoder of bidirectional state-space blocks (Li et al., 2024), published parameter names.
+
+Axes: B clips, T frames, H x W pixels, N patch tokens, N_vis those not masked, C model width, E alignment width,
+K alignment layers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from reelscan.models.alignment_decoder import AlignmentDecoder
+from reelscan.models.drop_path import DropPath
+from reelscan.models.mixer import BidirectionalMixer
+from reelscan.models.norm import LayerNorm, RMSNorm, at_least_float32
+from reelscan.models.patch_embedding import PatchEmbedding
+from reelscan.models.pooling import pool_tokens
+from reelscan.models.positions import sincos_table
+from reelscan.models.videomamba_config import (
+    VideoMambaConfig,
+    videomamba_base,
+    videomamba_middle,
+    videomamba_small,
+    videomamba_tiny,
+)
+
+__all__ = [
+    "VideoMamba",
+    "VideoMambaConfig",
+    "VisionFeatures",
+    "VisionOutput",
+    "videomamba_base",
+    "videomamba_middle",
+    "videomamba_small",
+    "videomamba_tiny",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionFeatures:
+    """The encoder's features before pooling and alignment."""
+
+    tokens: Tensor
+    """[B, 1 + N_vis, C]: the class token, then the visible patches, after the last normalisation."""
+
+    aligned: tuple[Tensor, ...]
+    """K streams [B, 1 + N_vis, C], shallow to deep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionOutput:
+    """What the encoder makes of clips."""
+
+    tokens: Tensor
+    """[B, N_vis, C]: the visible patch tokens, in order, without the class token."""
+
+    pooled: Tensor
+    """[B, T, C] with keep_temporal, else [B, 1, C] ([B, 2, C] for "cls_cat_avg"; "cls" always [B, 1, C])."""
+
+    alignment: Tensor | None
+    """[K, B, 1 + N_vis, E], class token first, not L2-normalised; None without alignment layers."""
+
+
+class Block(nn.Module):
+    """stream + drop_path(mixer(norm(stream)))."""
+
+    def __init__(self, config: VideoMambaConfig, *, drop_path_rate: float) -> None:
+        super().__init__()
+        self.mixer = BidirectionalMixer(
+            config.width,
+            state_size=config.state_size,
+            conv_width=config.conv_width,
+            expand=config.expand,
+        )
+        self.norm = _norm(config)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """stream [B, L, C] in float32 or wider -> the same."""
+        added: Tensor = self.drop_path(self.mixer(self.norm(stream)))
+        return stream + added
+
+
+class VideoMamba(nn.Module):
+    """Clips or images to tokens, pooled vectors and features to align with a teacher."""
+
+    def __init__(self, config: VideoMambaConfig) -> None:
+        super().__init__()
+        self.config = config
+        frames, rows, columns = config.grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.width))
+        self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, frames, config.width))
+        self.patch_embed = PatchEmbedding(config)
+        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        self.layers = nn.ModuleList(Block(config, drop_path_rate=rate) for rate in rates)
+        self.norm = _norm(config)
+        self.pool_norm = nn.LayerNorm(config.width, eps=1e-5)
+        self.clip_decoder = nn.ModuleList(
+            AlignmentDecoder(config.width, config.alignment_width)
+            for _ in range(config.alignment_layers)
+        )
+        self.alignment_positions: Tensor
+        table = sincos_table(1 + frames * rows * columns, config.width).unsqueeze(0)
+        self.register_buffer("alignment_positions", table, persistent=False)
+        self._initialise()
+
+    def forward(
+        self, clips: Tensor, *, mask: Tensor | None = None, keep_temporal: bool = True
+    ) -> VisionOutput:
+        """Encode clips [B, T, 3, H, W], or images with T = 1, of float pixels (normalised).
+
+        mask: bool [B, 1 + N], True = hidden; it hides as many tokens in every clip and never the class token.
+        keep_temporal pools each frame apart, which needs as many visible tokens in every frame. Raises ValueError
+        for clips or masks that do not fit.
+        """
+        features = self.encode(clips, mask=mask)
+        frames = self._frames(clips)
+        if mask is not None and keep_temporal and self.config.pooling != "cls":
+            _check_even_frames(mask, frames)
+        pooled = pool_tokens(
+            features.tokens[:, 0],
+            features.tokens[:, 1:],
+            pooling=self.config.pooling,
+            frames=frames,
+            keep_temporal=keep_temporal,
+        )
+        return VisionOutput(
+            tokens=features.tokens[:, 1:],
+            pooled=self.pool_norm(pooled),
+            alignment=self._align(features, mask),
+        )
+
+    def encode(self, clips: Tensor, *, mask: Tensor | None = None) -> VisionFeatures:
+        """The features before pooling and alignment; clips and mask as in `forward`."""
+        self._check_clips(clips)
+        if mask is not None:
+            _check_mask(mask, clips=clips.shape[0], tokens=self._frames(clips) * self._area)
+        stream = self._embed(clips, mask)
+        aligned = []
+        for index, layer in enumerate(self.layers):
+            before = stream
+            if index < self.config.checkpointed_blocks and torch.is_grad_enabled():
+                stream = checkpoint(layer, stream, use_reentrant=False)
+            else:
+                stream = layer(stream)
+            if index in self.config.aligned_blocks:
+                aligned.append(self._alignment_stream(index, before=before, after=stream))
+        return VisionFeatures(tokens=self.norm(stream), aligned=tuple(aligned))
+
+    def _alignment_stream(self, index: int, *, before: Tensor, after: Tensor) -> Tensor:
+        """Only the last layer's stream is left un-normalised, as published."""
+        if index < self.config.depth - 1:
+            normalised: Tensor = self.norm(after)
+            return normalised
+        return before if self.config.last_alignment_before_mixer else after
+
+    def _embed(self, clips: Tensor, mask: Tensor | None) -> Tensor:
+        """The stream [B, 1 + N_vis, C] that enters the first block."""
+        places = self.pos_embed[:, 1:]
+        if clips.shape[1] > 1:
+            places = (places.unsqueeze(1) + self.temporal_pos_embedding.unsqueeze(2)).flatten(1, 2)
+        visible = None if mask is None else ~mask[:, 1:]
+        patches = self.patch_embed(clips.to(self.patch_embed.proj.weight.dtype), visible)
+        patches = at_least_float32(patches) + _visible_rows(places, visible)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(clips.shape[0], -1, -1)
+        return torch.cat([cls.to(patches.dtype), patches], dim=1)
+
+    def _align(self, features: VisionFeatures, mask: Tensor | None) -> Tensor | None:
+        if not self.clip_decoder:
+            return None
+        visible = None if mask is None else ~mask
+        table = self.alignment_positions
+        if mask is None:
+            table = table[:, : features.tokens.shape[1]]
+        else:
+            table = table[:, : mask.shape[1]]
+        positions = _visible_rows(table, visible)
+        pairs = zip(self.clip_decoder, features.aligned, strict=True)
+        return torch.stack([decoder(stream, positions) for decoder, stream in pairs])
+
+    @property
+    def _area(self) -> int:
+        return self.pos_embed.shape[1] - 1
+
+    def _frames(self, clips: Tensor) -> int:
+        return clips.shape[1] // self.config.tubelet_size
+
+    def _check_clips(self, clips: Tensor) -> None:
+        config = self.config
+        frame = (3, config.image_size, config.image_size)
+        images = 1 if config.tubelet_size == 1 else config.frames
+        if clips.dim() != 5 or tuple(clips.shape[2:]) != frame:
+            raise ValueError(
+                f"clips are {tuple(clips.shape)}; this encoder takes [B, T, {frame[0]}, {frame[1]}, {frame[2]}]"
+            )
+        if clips.shape[1] not in (config.frames, images):
+            raise ValueError(
+                f"clips have {clips.shape[1]} frames; this encoder takes {config.frames}, or 1 for images; for another "
+                "length build it with that many frames and interpolate its temporal positions"
+            )
+        if not clips.is_floating_point():
+            raise ValueError(f"clips are {clips.dtype}; give normalised floating-point pixels")
+
+    def _initialise(self) -> None:
+        """Linear maps trunc-normal 0.02, positions too; what a block adds shrinks with the depth."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for name, module in self.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if name.endswith(("dt_proj", "dt_proj_b")) and not self.config.published_init:
+                continue
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if name.endswith("out_proj"):
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+                with torch.no_grad():
+                    module.weight /= math.sqrt(self.config.depth)
+
+
+def _norm(config: VideoMambaConfig) -> RMSNorm | LayerNorm:
+    if config.norm == "rms":
+        return RMSNorm(config.width, epsilon=config.norm_epsilon)
+    return LayerNorm(config.width, eps=config.norm_epsilon)
+
+
+def _visible_rows(table: Tensor, visible: Tensor | None) -> Tensor:
+    """Rows of a table [1, N, C] that are visible: [B, N_vis, C], or the table itself."""
+    if visible is None:
+        return table
+    clips = visible.shape[0]
+    return table.expand(clips, -1, -1)[visible].reshape(clips, -1, table.shape[-1])
+
+
+def _check_mask(mask: Tensor, *, clips: int, tokens: int) -> None:
+    if mask.dtype != torch.bool or tuple(mask.shape) != (clips, 1 + tokens):
+        raise ValueError(
+            f"the mask is {mask.dtype} {tuple(mask.shape)}; these clips need torch.bool {(clips, 1 + tokens)}, True = hidden, "
+            "class token first"
+        )
+    if bool(mask[:, 0].any()):
+        raise ValueError("the mask hides a class token; its first column must be False")
+    counts = mask.sum(dim=1)
+    if bool((counts != counts[0]).any()):
+        raise ValueError(
+            f"the mask hides {counts.tolist()} tokens; it must hide as many in every clip"
+        )
+    if int(counts[0]) == tokens:
+        raise ValueError("the mask hides every token; leave at least one visible")
+
+
+def _check_even_frames(mask: Tensor, frames: int) -> None:
+    counts = mask[:, 1:].unflatten(1, (frames, -1)).sum(dim=2)
+    if bool((counts != counts[0, 0]).any()):
+        raise ValueError(
+            "keep_temporal needs a mask that hides as many tokens in every frame; this one hides "
+            f"{sorted(set(counts.flatten().tolist()))}; use keep_temporal=False"
+        )

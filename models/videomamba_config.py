@@ -1,0 +1,145 @@
+"""What shapes a VideoMamba encoder, and the published sizes.
+
+Axes: B clips, T frames, H x W pixels, N tokens, C model width, E alignment width, K alignment layers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Pooling = Literal["cls", "cls+avg", "cls_cat_avg", "avg"]
+POOLINGS: tuple[Pooling, ...] = ("cls", "cls+avg", "cls_cat_avg", "avg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoMambaConfig:
+    """Shape, pooling and alignment of a VideoMamba encoder; the defaults are the published "middle"."""
+
+    image_size: int = 224
+    """Height and width of a frame, in pixels; a multiple of the patch size."""
+
+    patch_size: int = 16
+    """Height and width of a patch, in pixels."""
+
+    frames: int = 8
+    """Frames of a clip; a single frame is an image and is accepted too. A multiple of the tubelet size."""
+
+    tubelet_size: int = 1
+    """Frames that one token covers."""
+
+    depth: int = 32
+    """Number of bidirectional blocks."""
+
+    width: int = 576
+    """Model width C."""
+
+    state_size: int = 16
+    """States S that every channel carries."""
+
+    conv_width: int = 4
+    """Taps of the causal depthwise convolution, in tokens."""
+
+    expand: int = 2
+    """Inner channels of a mixer for every channel of the model width."""
+
+    drop_path_rate: float = 0.0
+    """Chance that the last block is skipped in training; earlier blocks rise linearly from 0."""
+
+    norm: Literal["rms", "layer"] = "rms"
+    """Normalisation before every mixer and after the last block."""
+
+    norm_epsilon: float = 1e-5
+    """Added to the variance in the normalisations of the blocks."""
+
+    pooling: Pooling = "cls+avg"
+    """What the pooled vector is made of: class token, mean of the patch tokens, sum of both, or both in a row."""
+
+    alignment_layers: int = 1
+    """Number K of layers, counted from the last, that are aligned with a teacher; 0 for none."""
+
+    alignment_interval: int = 1
+    """Distance between two aligned layers, in blocks."""
+
+    alignment_width: int = 512
+    """Width E of the teacher's features."""
+
+    last_alignment_before_mixer: bool = True
+    """Published behaviour (fused add-norm): the feature of the last layer is the residual stream before the
+    last mixer, so the last block learns nothing from alignment. False takes the stream after it."""
+
+    published_init: bool = False
+    """Published initialisation: every bias 0, dt_proj included. False keeps Mamba's, where the time steps start
+    log-uniform between 0.001 and 0.1."""
+
+    checkpointed_blocks: int = 0
+    """How many of the first blocks recompute their activations in the backward pass, to save memory."""
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._check_choices()
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.frames % self.tubelet_size:
+            raise ValueError(
+                f"frames {self.frames} is not a multiple of tubelet_size {self.tubelet_size}"
+            )
+        deepest = (self.alignment_layers - 1) * self.alignment_interval
+        if deepest >= self.depth:
+            raise ValueError(
+                f"alignment_layers {self.alignment_layers} at interval {self.alignment_interval} reach below "
+                f"block 0 of {self.depth}; take fewer layers or a smaller interval"
+            )
+
+    def _check_counts(self) -> None:
+        for name in (
+            *("image_size", "patch_size", "frames", "tubelet_size", "depth", "width", "state_size"),
+            *("conv_width", "expand", "alignment_interval", "alignment_width"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("alignment_layers", "checkpointed_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+    def _check_choices(self) -> None:
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; it must lie in [0, 1)")
+        if self.norm_epsilon <= 0.0:
+            raise ValueError(f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
+        if self.norm not in ("rms", "layer"):
+            raise ValueError(f"norm is {self.norm!r}; choose 'rms' or 'layer'")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}; choose one of {', '.join(POOLINGS)}")
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of a clip along time, height and width."""
+        side = self.image_size // self.patch_size
+        return self.frames // self.tubelet_size, side, side
+
+    @property
+    def aligned_blocks(self) -> tuple[int, ...]:
+        """The blocks aligned with a teacher, shallow to deep."""
+        steps = reversed(range(self.alignment_layers))
+        return tuple(self.depth - 1 - step * self.alignment_interval for step in steps)
+
+
+def videomamba_tiny() -> VideoMambaConfig:
+    """24 blocks of width 192: 7 M parameters."""
+    return VideoMambaConfig(depth=24, width=192)
+
+
+def videomamba_small() -> VideoMambaConfig:
+    """24 blocks of width 384: 26 M parameters."""
+    return VideoMambaConfig(depth=24, width=384)
+
+
+def videomamba_middle() -> VideoMambaConfig:
+    """32 blocks of width 576: 74 M parameters; the encoder of the published video-text models."""
+    return VideoMambaConfig(depth=32, width=576)
+
+
+def videomamba_base() -> VideoMambaConfig:
+    """24 blocks of width 768: 98 M parameters; published for images only."""
+    return VideoMambaConfig(depth=24, width=768)

@@ -1,0 +1,82 @@
+"""What a run measured: one JSON line a logged step, and the same for TensorBoard.
+
+After a kill the file may hold steps beyond the checkpoint that training resumes from, and a torn
+last line: both are dropped on resume, so that no step appears twice.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends metrics to `folder/metrics.jsonl` and, if asked, to `folder/tensorboard/`.
+
+    `steps_done` is the number of steps kept from earlier parts of the run (0 for a new one).
+    """
+
+    def __init__(self, folder: Path, *, steps_done: int, tensorboard: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_FILE
+        keep_steps_before(path, steps_done)
+        self._file = path.open("a", encoding="utf-8")
+        self._writer = _summary_writer(folder, steps_done) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one line `{"step": step, ...}` and hands it to the operating system at once."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The logged steps in order; a torn last line is left out. Empty if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def keep_steps_before(path: Path, steps_done: int) -> None:
+    """Rewrites the metrics file atomically without the steps from number `steps_done` on."""
+    if not path.exists():
+        return
+    kept = [row for row in read_metrics(path) if row["step"] < steps_done]
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _summary_writer(folder: Path, steps_done: int) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder / "tensorboard", purge_step=steps_done)
