@@ -104,10 +104,10 @@ def embed_folder(
 
     Each video is stored whole, in one step, when its last window is embedded; interrupting keeps
     the finished ones. A video that breaks anywhere is quarantined whole, with the reason, and
-    tried again once its file changes (or with `retry_quarantined`). A file counts as unchanged while its size and modification
-    time (with `compare_content`: its SHA-256) stay the same. `window_seconds=None` makes each
-    video one segment. Memory is bounded by `batch_size` and `workers` (decoding threads), not by
-    the length of the videos.
+    tried again once its file changes (or with `retry_quarantined`). A file counts as unchanged
+    while its size and modification time (with `compare_content`: its SHA-256) stay the same.
+    `window_seconds=None` makes each video one segment. Memory is bounded by `batch_size` and
+    `workers` (decoding threads), not by the length of the videos.
 
     Raises:
         FingerprintMismatch: the collection was made by another encoder.

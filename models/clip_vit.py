@@ -22,27 +22,27 @@ class ClipVisionConfig:
     """Sizes of a CLIP ViT and which of its features a student learns from."""
 
     image_size: int
-    """side of the square frames in pixels; others are resized"""
+    """Side of the square frames in pixels; others are resized."""
     patch_size: int
-    """side of a square patch in pixels"""
+    """Side of a square patch in pixels."""
     width: int
-    """channels of the transformer"""
+    """Channels of the transformer."""
     layers: int
-    """transformer blocks"""
+    """Transformer blocks."""
     heads: int
-    """attention heads of a block"""
+    """Attention heads of a block."""
     output_dim: int
-    """width of the features handed out"""
+    """Width of the features handed out."""
     quick_gelu: bool = True
-    """x * sigmoid(1.702 x) instead of GELU: true for the original CLIP weights, not for LAION's"""
+    """GELU as x * sigmoid(1.702 x): true for the original CLIP weights, false for LAION's."""
     return_layers: int = 1
-    """how many layers' features are handed out, counted from the last"""
+    """How many layers' features are handed out, counted from the last."""
     return_interval: int = 1
-    """steps in blocks between these layers"""
+    """Steps in blocks between these layers."""
     class_feature: bool = True
-    """put the class token's features first; without them the patches pass ln_post, as published"""
+    """Put the class token's features first; without them the patches pass ln_post, as published."""
     l2_features: bool = False
-    """hand out features of length 1 (classification recipe) instead of leaving it to the loss"""
+    """Hand out features of length 1 (classification recipe) instead of leaving it to the loss."""
 
     def __post_init__(self) -> None:
         sizes = ("image_size", "patch_size", "width", "layers", "heads", "output_dim")
@@ -84,9 +84,9 @@ class TeacherOutput:
     """What the student is compared with, and where the teacher looked."""
 
     features: Tensor
-    """[K, B, 1 + T*HW, E], shallow to deep; first the mean over frames of the class features"""
+    """[K, B, 1 + T*HW, E], shallow to deep; first the mean over frames of the class features."""
     attention: Tensor
-    """[B*T, HW]: class row of the last block, mean over heads, own column dropped"""
+    """[B*T, HW]: class row of the last block, mean over heads, own column dropped."""
 
 
 class QuickGELU(nn.Module):

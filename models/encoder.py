@@ -45,9 +45,9 @@ class TextTokens:
     """Texts ready to be matched with videos."""
 
     hidden: Tensor
-    """[Q, L, C]"""
+    """[Q, L, C]."""
     attention_mask: Tensor
-    """[Q, L], true at tokens"""
+    """[Q, L], true at tokens."""
 
     def __getitem__(self, rows: Tensor | slice | list[int]) -> "TextTokens":
         """The texts of these rows, repeated if a row is."""

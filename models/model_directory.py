@@ -45,23 +45,23 @@ class ModelSummary:
     """What can be said about a model without loading it."""
 
     path: Path
-    """the folder"""
+    """The folder."""
     fingerprint: str
-    """as written; only loading verifies it"""
+    """As written; only loading verifies it."""
     parameters: int
-    """numbers learned, tied ones once"""
+    """Numbers learned, tied ones once."""
     weights_bytes: int
-    """size of the weight file"""
+    """Size of the weight file."""
     frames: int
-    """frames of a clip"""
+    """Frames of a clip."""
     image_size: int
-    """side of a frame in pixels"""
+    """Side of a frame in pixels."""
     embed_dim: int
-    """width of the vectors"""
+    """Width of the vectors."""
     max_text_tokens: int
-    """tokens of a text"""
+    """Tokens of a text."""
     config: VideoTextConfig
-    """everything else"""
+    """Everything else."""
 
 
 def fingerprint_of(

@@ -21,21 +21,21 @@ class Preprocessing:
     """Plain values; those of the published zero-shot evaluation unless told otherwise."""
 
     frames: int = 8
-    """frames of a clip"""
+    """Frames of a clip."""
     size: int = 224
-    """side of the square frames in pixels; the aspect ratio is not kept"""
+    """Side of the square frames in pixels; the aspect ratio is not kept."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """of red, green and blue, in the range 0 to 1"""
+    """Of red, green and blue, in the range 0 to 1."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """of red, green and blue, in the range 0 to 1"""
+    """Of red, green and blue, in the range 0 to 1."""
     interpolation: Interpolation = "bicubic"
-    """how frames are resized"""
-    antialias: bool = True
-    """whether shrinking averages over the pixels that fall together"""
+    """How frames are resized."""
+    antialias: bool = False
+    """Whether shrinking averages over all pixels that fall together."""
     sampling: Sampling = "middle"
-    """which frames are taken: the middle one of each of `frames` equal parts"""
+    """Which frames are taken: the middle one of each of `frames` equal parts."""
     max_text_tokens: int = 32
-    """tokens of a text, [CLS] and [SEP] included; longer ones are cut"""
+    """Tokens of a text, [CLS] and [SEP] included; longer ones are cut."""
 
     def __post_init__(self) -> None:
         for name, smallest in (("frames", 1), ("size", 1), ("max_text_tokens", 3)):

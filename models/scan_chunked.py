@@ -15,11 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STEP_ELEMENTS = 200_000
-"""State elements that one step touches: enough to hide the cost of a call, few enough to stay in cache."""
-BUFFER_ELEMENTS = 1_600_000
-"""Elements of one buffer."""
-CHUNK_STEPS = (8, 32)
+BUFFER_ELEMENTS = 500_000
+"""Elements of one buffer: 2 MB in float32, where two or four of them stay in a processor's cache."""
+CHUNK_STEPS = (8, 64)
 """Fewest and most steps of a chunk."""
 
 
@@ -44,8 +42,8 @@ class _Plan:
     @classmethod
     def of(cls, u: Tensor, A: Tensor) -> "_Plan":
         per_clip = A.numel()
-        block = min(u.shape[1], max(1, STEP_ELEMENTS // per_clip))
         fewest, most = CHUNK_STEPS
+        block = min(u.shape[1], max(1, BUFFER_ELEMENTS // (fewest * per_clip)))
         chunk = min(most, max(fewest, BUFFER_ELEMENTS // (block * per_clip)), u.shape[2])
         return cls(block=block, chunk=chunk)
 
@@ -163,6 +161,7 @@ def _backward(
     for block in plan.blocks(u.shape[1]):
         clips = block.stop - block.start
         carried = carries.take(1, clips)[0].copy_(grad_last[:, block].transpose(-1, -2))
+        decay_sum = torch.zeros_like(carried)
         for index, chunk in reversed(list(enumerate(plan.chunks(u.shape[2])))):
             steps = chunk.stop - chunk.start
             decay, state = decays.take(steps, clips), states.take(steps + 1, clips)
@@ -186,7 +185,8 @@ def _backward(
             torch.mul(adjoint, rates, out=decay)
             grads.delta[:, block, chunk] = decay.sum(-2).permute(1, 2, 0, 3)
             adjoint.mul_(delta_.unsqueeze(-2))
-            grads.A += adjoint.sum((0, 2))
+            decay_sum.add_(torch.sum(adjoint, 0, out=decay[0]))
+        grads.A += decay_sum.sum(1)
         grads.initial[:, block] = carried.transpose(-1, -2)
     grads.delta.addcmul_(grads.entry, u)
     grads.entry.mul_(delta)

@@ -34,13 +34,13 @@ class VideoTextConfig:
     """Two encoders and the space in which they meet."""
 
     vision: VideoMambaConfig
-    """the video encoder"""
+    """The video encoder."""
     text: BertConfig
-    """the text encoder; its encoder_width is the width of the video encoder"""
+    """The text encoder; its encoder_width is the width of the video encoder."""
     embed_dim: int = 512
-    """width E of the vectors that are compared"""
+    """Width E of the vectors that are compared."""
     temperature: float = 0.07
-    """what similarities are divided by in training, at its start"""
+    """What similarities are divided by in training, at its start."""
 
     def __post_init__(self) -> None:
         if self.text.encoder_width != self.vision.width:

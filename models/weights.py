@@ -111,9 +111,9 @@ class LoadReport:
     """What was allowed to differ, and did."""
 
     missing: tuple[str, ...]
-    """names of the module that the weights lack; they keep their initial values"""
+    """Names of the module that the weights lack; they keep their initial values."""
     unknown: tuple[str, ...]
-    """names in the weights that the module lacks; they were left out"""
+    """Names in the weights that the module lacks; they were left out."""
 
 
 def load_strict(

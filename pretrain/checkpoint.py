@@ -10,7 +10,6 @@ seeds them from (seed, step, process), so the step says it all.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+
+from reelscan.models.atomic_directory import atomic_directory
 
 FORMAT = 1
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -56,9 +57,13 @@ def save_checkpoint(
         raise ValueError(f"keep_last is {keep_last}, but at least 1 checkpoint must be kept")
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{state.step:08d}"
-    if not is_complete(final):
-        shutil.rmtree(final, ignore_errors=True)
-        _write_and_rename(final, model=model, optimizer=optimizer, state=state)
+    _sweep_unfinished(folder)
+    with atomic_directory(final) as unfinished:
+        save_model(model, str(unfinished / MODEL_FILE))
+        save_file(_optimizer_tensors(optimizer), unfinished / OPTIMIZER_FILE)
+        sizes = {name: (unfinished / name).stat().st_size for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        content = {"format": FORMAT, **asdict(state), "bytes": sizes}
+        (unfinished / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
     for old in complete_checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
@@ -70,7 +75,6 @@ def load_checkpoint(
     """Restores model and optimizer in place. Raises ValueError if the checkpoint does not fit."""
     if not is_complete(path):
         raise ValueError(f"{path} is not a complete checkpoint: choose another or start anew")
-    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     try:
         load_model(model, path / MODEL_FILE)
     except RuntimeError as error:
@@ -80,9 +84,7 @@ def load_checkpoint(
         ) from error
     if optimizer is not None:
         _restore_optimizer(optimizer, load_file(path / OPTIMIZER_FILE))
-    return RunState(
-        step=state["step"], skipped_steps=state["skipped_steps"], settings=state["settings"]
-    )
+    return read_state(path)
 
 
 def read_state(path: Path) -> RunState:
@@ -125,30 +127,10 @@ def is_complete(path: Path) -> bool:
     )
 
 
-def _write_and_rename(
-    final: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState
-) -> None:
-    for leftover in final.parent.glob(".step-*"):
+def _sweep_unfinished(folder: Path) -> None:
+    """Removes what a killed run left half-written."""
+    for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover)
-    partial = final.parent / f".{final.name}.{os.getpid()}"
-    partial.mkdir()
-    save_model(model, str(partial / MODEL_FILE))
-    save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER_FILE)
-    sizes = {name: (partial / name).stat().st_size for name in (MODEL_FILE, OPTIMIZER_FILE)}
-    content = {"format": FORMAT, **asdict(state), "bytes": sizes}
-    (partial / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, "."):
-        _sync(partial / name)
-    partial.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
 """A picture of a run: its losses over the steps, drawn from the metrics file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reelscan.pretrain.atomic_file import replacing
 from reelscan.pretrain.run_log import read_metrics
 
 LOSS_NAMES = ("total", "alignment", "contrastive", "matching", "masked_language")
@@ -34,9 +34,8 @@ def plot_losses(metrics_path: Path, png_path: Path, *, title: str = "") -> None:
     axes.set_ylim(bottom=0.0)
     axes.grid(alpha=0.3)
     axes.legend()
-    partial = png_path.with_name(f".{png_path.name}.{os.getpid()}")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(png_path)
+    with replacing(png_path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def running_mean(values: Sequence[float]) -> NDArray[np.float64]:

@@ -5,11 +5,12 @@ last line: both are dropped on resume, so that no step appears twice.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from reelscan.pretrain.atomic_file import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -68,12 +69,7 @@ def keep_steps_before(path: Path, steps_done: int) -> None:
     if not path.exists():
         return
     kept = [row for row in read_metrics(path) if row["step"] < steps_done]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode("utf-8"))
 
 
 def _summary_writer(folder: Path, steps_done: int) -> "SummaryWriter":

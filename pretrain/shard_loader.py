@@ -6,6 +6,7 @@ Axes: B clips, T frames, 3 colours, S x S pixels.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class _Batches(IterableDataset[_Delivery]):
         return _Delivery(batch=batch, skips=skips)
 
     def _laps(self, epoch: int, worker: int) -> Iterator[Sample]:
-        """Without end: reads the shards of this worker again and again."""
+        """Without end: after the shards of this worker, those of its process, again and again."""
         for lap in count():
             found = False
             for sample in self.dataset.samples(
@@ -84,9 +85,9 @@ class _Batches(IterableDataset[_Delivery]):
             ):
                 found = True
                 yield sample
-            if not found:
+            if lap > 0 and not found:
                 raise ValueError(
-                    f"no sample of {self.dataset.corpus.name} can be read in worker {worker}; "
+                    f"process {self.dataset.rank} found nothing in {self.dataset.corpus.name}; "
                     f"left out: {self.dataset.skips.summary()}"
                 )
 
@@ -113,7 +114,7 @@ class ShardLoader(DataLoader[_Delivery]):
     """Batches of a `ShardDataset`; made by `make_loader`.
 
     With an index and `drop_last`, every epoch has `len(loader)` batches in every process: who has
-    fewer samples reads some of its shards again, who has more leaves some out this time. Otherwise
+    fewer samples reads some twice, who has more leaves some out this time. Otherwise
     an epoch is one pass and has no known length.
     """
 
@@ -193,9 +194,11 @@ def _collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _start_worker(worker: int) -> None:
+    import cv2
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
-def _unchanged(delivery: _Delivery) -> _Delivery:
+def _unchanged(delivery: Any) -> Any:
     return delivery

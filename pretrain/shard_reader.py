@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 
 import torch
 import torch.distributed as dist
@@ -117,7 +118,8 @@ class ShardDataset(IterableDataset[Sample]):
         self._shuffle_bytes = shuffle_bytes
         self._cache = _ClipCache(cache_bytes) if cache_bytes > 0 else None
         # Shared memory, so that workers that live on learn of the next epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Call before each epoch, also with workers that live on."""
@@ -136,9 +138,13 @@ class ShardDataset(IterableDataset[Sample]):
         )
 
     def samples(self, *, epoch: int, worker: int, workers: int, lap: int = 0) -> Iterator[Sample]:
-        """One pass of one worker. Further laps of an epoch come in other orders."""
+        """One pass of one worker over its shards; laps after the first go over all those of its
+        process, in other orders."""
         shards = self.shards_of(epoch, worker=worker, workers=workers)
         order = random.Random(_seed(self.seed, epoch, lap, worker, self.rank))
+        if lap > 0:
+            shards = self.shards_of(epoch, worker=0, workers=1)
+            order.shuffle(shards)
         raw = self._raw_samples(shards)
         if self._shuffle:
             raw = _shuffled(
@@ -165,17 +171,25 @@ class ShardDataset(IterableDataset[Sample]):
 
     def _raw_samples(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, RawSample]]:
         for shard in shards:
-            losses = SkipLog()
-            found = 0
             with open_shard(shard) as stream:
-                for sample in read_samples(stream, shard=shard.name, on_skip=losses.add):
-                    found += 1
+                for sample in self._samples_of(shard, stream):
                     yield shard, sample
-            self.skips.merge(losses)
-            # tarfile takes some damage for the end of the archive.
-            if shard.samples is not None and found != shard.samples and not losses.listed:
-                detail = f"gave {found} samples, but its index says {shard.samples}"
-                self.skips.add(Skipped(reason="shard", source=shard.name, detail=detail))
+
+    def _samples_of(self, shard: Shard, stream: BufferedReader) -> Iterator[RawSample]:
+        found = skipped = 0
+
+        def note(skip: Skipped) -> None:
+            nonlocal skipped
+            skipped += 1
+            self.skips.add(skip)
+
+        for sample in read_samples(stream, shard=shard.name, on_skip=note):
+            found += 1
+            yield sample
+        # tarfile takes some damage for the end of the archive.
+        if shard.samples is not None and found != shard.samples and not skipped:
+            detail = f"gave {found} samples, but its index says {shard.samples}"
+            self.skips.add(Skipped(reason="shard", source=shard.name, detail=detail))
 
     def _decoded(self, sample: RawSample, source: str, *, visit: tuple[int, int]) -> Tensor | None:
         """`visit`: epoch and lap."""

@@ -60,8 +60,11 @@ class ShardTar:
 
     def abandon(self) -> None:
         """Deletes what was written."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._tar.close()
+            self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def read_samples(

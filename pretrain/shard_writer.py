@@ -232,8 +232,9 @@ class _ShardSequence:
         """Puts the open shard, if any, in its place. `next_video` starts the one after it."""
         if self._tar is None:
             return
-        tar, self._tar = self._tar, None
+        tar = self._tar
         tar.finish()
+        self._tar = None
         self._journal.add(
             FinishedShard(
                 file=tar.path.name,

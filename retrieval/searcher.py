@@ -64,6 +64,10 @@ class Searcher:
                 a video cannot be read (VideoError).
             FileNotFoundError: the example video does not exist.
         """
+        if top < 1 or rerank_candidates < 1:
+            raise ValueError(
+                f"top is {top}, rerank_candidates {rerank_candidates}; give at least 1"
+            )
         if rerank and not isinstance(query, str):
             raise ValueError(
                 "rerank compares a sentence with videos, and the query is a video: "

@@ -1,1 +1,1 @@
-"""The command line: one file a command, each a dataclass of its arguments and a `run`."""
+"""The command line: one file a command, each with a dataclass of its arguments and a `main`."""

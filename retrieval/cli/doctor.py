@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reelscan import __version__
+from reelscan.retrieval.cli.arguments import parse_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class Check:
     remedy: str = ""
 
 
-def run(command: Command) -> int:
+def main(arguments: list[str]) -> int:
     """Prints the report; 1 if a part that everything needs does not work."""
+    command = parse_arguments(Command, "doctor", arguments)
     checks = [check() for check in CHECKS]
     if command.json:
         print(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))

@@ -71,18 +71,10 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def call(name: str, arguments: list[str]) -> int:
-    """Parses `arguments` into the command's dataclass and runs it; bad ones exit with 2."""
-    import tyro
-
+    """Runs a command; wrong options exit with 2."""
     # Imported by name so that `reelscan --help` does not wait for torch.
     module = importlib.import_module(f"reelscan.retrieval.cli.{name}")
-    command = tyro.cli(
-        module.Command,
-        prog=f"reelscan {name}",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    code: int = module.run(command)
+    code: int = module.main(arguments)
     return code
 
 

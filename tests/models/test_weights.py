@@ -127,7 +127,7 @@ def test_load_strict_lists_all_complaints_and_changes_nothing():
 def test_load_strict_keeps_long_lists_short():
     module = nn.Linear(3, 2)
     many = state() | {f"extra{number}": torch.ones(1) for number in range(500)}
-    with pytest.raises(ValueError, match="500 unknown: .* and 492 more") as error:
+    with pytest.raises(ValueError, match=r"500 unknown: .* and 492 more") as error:
         load_strict(module, many)
     assert len(str(error.value)) < 600
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reelscan.pretrain import checkpoint
+from reelscan.models import atomic_directory
 from reelscan.pretrain.checkpoint import (
     RunState,
     load_checkpoint,
@@ -93,7 +93,7 @@ def test_a_kill_at_any_point_of_writing_leaves_a_whole_checkpoint(tmp_path, poin
             if next(calls) == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoint._sync = sync_or_die
+        atomic_directory._sync = sync_or_die
         save(tmp_path, 20)
         os._exit(0)
     _, status = os.waitpid(child, 0)

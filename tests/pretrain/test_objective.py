@@ -118,7 +118,13 @@ def test_a_published_training_step_is_reproduced(name):
 
 @pytest.mark.parametrize(
     ("kind", "per_frame_even"),
-    [("random", False), ("tube", True), ("clip_row", False), ("frame_row", True), ("attention", True)],
+    [
+        ("random", False),
+        ("tube", True),
+        ("clip_row", False),
+        ("frame_row", True),
+        ("attention", True),
+    ],
 )
 def test_each_mask_hides_its_share_and_trains(kind, per_frame_even):
     step = objective(mask=MaskConfig(kind=kind, ratio=0.75))

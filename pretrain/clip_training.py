@@ -1,0 +1,300 @@
+"""Trains a small CLIP on single frames and their captions; its image tower is a student's teacher.
+
+Frames with equal captions are each other's positives. Frames are normalised as a student's clips
+are, because a teacher is shown those.
+
+Axes: N frames, B frames of a batch, S x S pixels, L tokens, E embedding width.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reelscan.models.bert import BertConfig, BertModel
+from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
+from reelscan.models.losses import clamp_temperature_, contrastive_loss
+from reelscan.models.tokenizer import TokenBatch, Tokenizer
+from reelscan.models.weights import load_strict
+
+CONFIG_KEY = "clip_vision_config"
+MAX_TEXT_TOKENS = 32
+
+
+def small_clip_vision() -> ClipVisionConfig:
+    """About 0.4 M parameters, for frames of 64 px."""
+    return ClipVisionConfig(
+        image_size=64, patch_size=8, width=96, layers=4, heads=4, output_dim=64
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainingConfig:
+    """How a CLIP is trained; the defaults take about half a minute on two cores."""
+
+    vision: ClipVisionConfig
+    """The image tower."""
+    text_width: int = 96
+    """Channels of the text tower."""
+    text_layers: int = 2
+    """Transformer blocks of the text tower."""
+    text_heads: int = 4
+    """Attention heads of the text tower."""
+    steps: int = 400
+    """Batches to learn from."""
+    batch_size: int = 96
+    """Frames of a batch."""
+    learning_rate: float = 2e-3
+    """Highest rate of AdamW."""
+    warmup_fraction: float = 0.1
+    """Share of the steps in which the rate rises; afterwards it falls to 0 as a cosine."""
+    weight_decay: float = 0.05
+    """Of AdamW, on matrices alone."""
+    temperature: float = 0.07
+    """What similarities are divided by at first; it is learned."""
+    held_out_fraction: float = 0.1
+    """Share of the frames that is not learned from but tested on."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the student's normalisation (ImageNet's), for values from 0 to 1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of the student's normalisation."""
+    seed: int = 0
+    """Weights, batches and the held-out slice follow from it."""
+
+    def __post_init__(self) -> None:
+        for name in ("text_width", "text_layers", "text_heads", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose at least 1")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}; contrast needs at least 2")
+        for name, least, most in (
+            ("learning_rate", 1e-7, 1.0),
+            ("warmup_fraction", 0.0, 1.0),
+            ("weight_decay", 0.0, 1.0),
+            ("temperature", 0.001, 0.5),
+            ("held_out_fraction", 0.001, 0.9),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; choose a number from {least} to {most}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainingReport:
+    """A trained image tower and how well it knows frames that it was not trained on."""
+
+    teacher: ClipVision
+    """In evaluation mode."""
+    final_loss: float
+    """Mean over the last tenth of the steps."""
+    recall_at_1: float
+    """Share of the held-out frames whose nearest caption, of the different held-out ones, is theirs."""
+    chance_recall_at_1: float
+    """The same for a guess."""
+
+
+def train_clip(
+    frames_uint8: Tensor,
+    captions: Sequence[str],
+    *,
+    config: ClipTrainingConfig,
+    on_step: Callable[[int, float], None] | None = None,
+) -> ClipTrainingReport:
+    """Trains on frames uint8 [N, 3, S, S] and a caption of each.
+
+    `on_step(steps done, loss)`. Does not touch torch's global random state. Raises ValueError for
+    unfit input.
+    """
+    _check_input(frames_uint8, captions, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    held_out, learned = _split(len(captions), config, generator)
+    tokenizer = Tokenizer.bert_uncased().restricted_to(captions)
+    texts = tokenizer(captions, max_tokens=MAX_TEXT_TOKENS, pad_to_longest=True)
+    ids = _caption_ids(captions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = _Clip(config, vocab_size=tokenizer.vocab_size)
+    losses = _fit(model, frames_uint8, texts, ids, learned, config, generator, on_step)
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    recall, chance = _test(model, frames_uint8, texts, ids, held_out)
+    return ClipTrainingReport(
+        teacher=model.vision,
+        final_loss=sum(tail) / len(tail),
+        recall_at_1=recall,
+        chance_recall_at_1=chance,
+    )
+
+
+def save_teacher(teacher: ClipVision, path: str | os.PathLike[str]) -> None:
+    """Writes weights and configuration to one safetensors file, replacing it in one step."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    state = {name: tensor.contiguous() for name, tensor in teacher.state_dict().items()}
+    try:
+        save_file(state, unfinished, metadata={CONFIG_KEY: json.dumps(asdict(teacher.config))})
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_teacher(path: str | os.PathLike[str]) -> ClipVision:
+    """A teacher from `save_teacher`, in evaluation mode. Raises ValueError if it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)} is no safetensors file: {error}") from error
+    if CONFIG_KEY not in metadata:
+        raise ValueError(
+            f"{os.fspath(path)} holds no teacher configuration; give a file of save_teacher"
+        )
+    teacher = ClipVision(ClipVisionConfig(**json.loads(metadata[CONFIG_KEY])))
+    load_strict(teacher, state)
+    return teacher.eval()
+
+
+class _Clip(nn.Module):
+    """Two towers that meet in one space."""
+
+    def __init__(self, config: ClipTrainingConfig, *, vocab_size: int) -> None:
+        super().__init__()
+        self.vision = ClipVision(config.vision)
+        self.text = BertModel(
+            BertConfig(
+                vocab_size=vocab_size,
+                hidden_size=config.text_width,
+                num_hidden_layers=config.text_layers,
+                fusion_layer=config.text_layers,
+                num_attention_heads=config.text_heads,
+                intermediate_size=4 * config.text_width,
+                max_position_embeddings=MAX_TEXT_TOKENS,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                initializer_range=config.text_width**-0.5 / 2,
+            )
+        )
+        self.text_proj = nn.Linear(config.text_width, config.vision.output_dim)
+        self.temperature = nn.Parameter(torch.tensor(config.temperature))
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(config.mean)[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(config.std)[:, None, None])
+
+    def embed_frames(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] -> [B, E], not normalised"""
+        return self.vision.embed_images((frames_uint8 - self.mean) / self.std)
+
+    def embed_texts(self, texts: TokenBatch) -> Tensor:
+        """[B, L] -> [B, E], not normalised"""
+        hidden = self.text.encode_text(texts.input_ids, texts.attention_mask)
+        embedded: Tensor = self.text_proj(self.text.text_vector(hidden, texts.attention_mask))
+        return embedded
+
+
+def _check_input(frames_uint8: Tensor, captions: Sequence[str], config: ClipTrainingConfig) -> None:
+    if frames_uint8.dtype != torch.uint8 or frames_uint8.ndim != 4 or frames_uint8.shape[1] != 3:
+        raise ValueError(
+            f"frames are {frames_uint8.dtype} {list(frames_uint8.shape)}; give uint8 [N, 3, S, S]"
+        )
+    if len(frames_uint8) != len(captions):
+        raise ValueError(
+            f"{len(frames_uint8)} frames and {len(captions)} captions; give one caption a frame"
+        )
+    if len(captions) < config.batch_size:
+        raise ValueError(
+            f"{len(captions)} frames do not fill a batch of {config.batch_size}; "
+            "give more frames or a smaller batch_size"
+        )
+
+
+def _split(
+    count: int, config: ClipTrainingConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Numbers of the held-out frames and of those to learn from."""
+    shuffled = torch.randperm(count, generator=generator)
+    held_out = max(1, round(count * config.held_out_fraction))
+    return shuffled[:held_out], shuffled[held_out:]
+
+
+def _caption_ids(captions: Sequence[str]) -> Tensor:
+    """int64 [N], equal for equal captions."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
+    return torch.tensor([numbers[text] for text in captions])
+
+
+def _fit(
+    model: _Clip,
+    frames_uint8: Tensor,
+    texts: TokenBatch,
+    ids: Tensor,
+    learned: Tensor,
+    config: ClipTrainingConfig,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None] | None,
+) -> list[float]:
+    """Trains in place; the loss of every step."""
+    optimizer = _optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.learning_rate,
+        total_steps=config.steps,
+        pct_start=config.warmup_fraction,
+        cycle_momentum=False,
+    )
+    losses: list[float] = []
+    for step in range(config.steps):
+        drawn = torch.randint(len(learned), (config.batch_size,), generator=generator)
+        rows = learned[drawn]
+        clamp_temperature_(model.temperature)
+        loss = contrastive_loss(
+            model.embed_frames(frames_uint8[rows]),
+            model.embed_texts(TokenBatch(texts.input_ids[rows], texts.attention_mask[rows])),
+            temperature=model.temperature,
+            ids=ids[rows],
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if on_step is not None:
+            on_step(step + 1, losses[-1])
+    return losses
+
+
+def _optimizer(model: nn.Module, config: ClipTrainingConfig) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+@torch.no_grad()
+def _test(
+    model: _Clip, frames_uint8: Tensor, texts: TokenBatch, ids: Tensor, held_out: Tensor
+) -> tuple[float, float]:
+    """Recall at 1 of frames to the different captions among them, and of a guess."""
+    own = ids[held_out]
+    different = own.unique()
+    firsts = torch.stack([held_out[own == number][0] for number in different])
+    gallery = TokenBatch(texts.input_ids[firsts], texts.attention_mask[firsts])
+    images = torch.cat([model.embed_frames(part) for part in frames_uint8[held_out].split(256)])
+    vectors = nn.functional.normalize(model.embed_texts(gallery), dim=-1)
+    nearest = different[(images @ vectors.T).argmax(dim=1)]
+    return float((nearest == own).float().mean()), 1 / len(different)

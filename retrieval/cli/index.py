@@ -1,0 +1,100 @@
+"""`reelscan index`: embeds a folder of videos into a collection."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reelscan.index.embed import EmbedProgress, EmbedReport, embed_folder
+from reelscan.models.model_directory import load_model
+from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.device import best_device
+from reelscan.retrieval.cli.progress import StageProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Embeds a folder of videos into a collection that `reelscan search` reads.
+
+    Run it again to add what is new and replace what has changed. A video that cannot be read is
+    set aside with its reason and the rest goes on. Ctrl-C keeps every finished video.
+
+    Examples:
+      reelscan index ~/films --to films.collection --model demo-run/pretrain/model
+      reelscan index ~/films --to films.collection --model my-model --window-seconds 4
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder of videos, with its subfolders."""
+    to: Path
+    """The collection, a folder of its own; made if it is not there."""
+    model: Path
+    """Model directory of the encoder."""
+    window_seconds: float | None = 8.0
+    """Length of a segment, in seconds; None makes each video one segment."""
+    stride_seconds: float | None = None
+    """Seconds from one segment's start to the next; None: no overlap, no gap."""
+    batch_size: int = 8
+    """Segments embedded at once."""
+    workers: int = 2
+    """Threads that decode videos."""
+    remove_missing: bool = False
+    """Forget videos that the folder no longer holds."""
+    retry_quarantined: bool = False
+    """Try again the videos that were set aside earlier, changed or not."""
+    compare_content: bool = False
+    """Find changed videos by content (sha256), not by size and time."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: bool = False
+    """Print the report as json."""
+
+
+def main(arguments: list[str]) -> int:
+    """Embeds and prints what was done; 1 if a video was set aside in this run."""
+    command = parse_arguments(Command, "index", arguments)
+    encoder = load_model(command.model, device=best_device(command.device))
+    with StageProgress("embedding", unit="videos") as bar:
+
+        def show(progress: EmbedProgress) -> None:
+            note = f"{progress.segments} segments, {progress.current}"
+            bar.update(progress.done_videos, progress.total_videos, note=note)
+
+        report = embed_folder(
+            encoder,
+            command.folder,
+            command.to,
+            model_path=command.model,
+            window_seconds=command.window_seconds,
+            stride_seconds=command.stride_seconds,
+            batch_size=command.batch_size,
+            workers=command.workers,
+            compare_content=command.compare_content,
+            remove_missing=command.remove_missing,
+            retry_quarantined=command.retry_quarantined,
+            on_progress=show,
+        )
+    print(as_json(report) if command.json else report_text(report, command.to))
+    return 1 if report.quarantined else 0
+
+
+def report_text(report: EmbedReport, collection: Path) -> str:
+    lines = [
+        f"{collection}: {report.embedded} videos embedded ({report.segments} segments), "
+        f"{report.unchanged} unchanged, in {report.seconds:.1f} s"
+    ]
+    if report.still_quarantined:
+        lines.append(
+            f"{report.still_quarantined} set aside earlier were not tried again "
+            "(--retry-quarantined does)"
+        )
+    if report.missing:
+        lines.append(
+            f"{len(report.missing)} videos are gone from the folder and kept "
+            "(--remove-missing forgets them)"
+        )
+    if report.quarantined:
+        lines.append(f"{len(report.quarantined)} could not be read:")
+        lines += [f"  {entry.video}: {entry.reason}" for entry in report.quarantined]
+    return "\n".join(lines)

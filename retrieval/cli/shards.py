@@ -1,0 +1,121 @@
+"""`reelscan shards`: writes captioned videos into WebDataset shards, and checks them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reelscan.pretrain.annotations import read_annotations
+from reelscan.pretrain.shard_index import verify_shards
+from reelscan.pretrain.shard_writer import ShardReport, write_shards
+from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.progress import StageProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """Writes the videos and images of an annotation file into shards for pretraining.
+
+    Every file is opened and decoded first; what cannot be read is listed in NAME.rejects.jsonl.
+    Interrupted, it goes on where it stopped when run again.
+
+    Examples:
+      reelscan shards write captions.csv --videos ~/clips --to shards --name clips
+      reelscan shards write captions.jsonl --videos . --to shards --samples-per-shard 500
+      reelscan shards write captions.parquet --videos . --to small --reencode-short-side 224
+    """
+
+    annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS")]
+    """Videos and captions: csv, tsv, json, jsonl or parquet."""
+    to: Path
+    """Folder for the shards."""
+    videos: Path | None = None
+    """Folder that the videos' paths are relative to; None: the annotation file's folder."""
+    name: str = "shards"
+    """Start of the files' names."""
+    video_column: str | None = None
+    """Column of the paths; None: found by its name."""
+    caption_column: str | None = None
+    """Column of the captions; None: found by its name."""
+    samples_per_shard: int = 1000
+    """Most samples of a shard."""
+    bytes_per_shard: int = 500_000_000
+    """Most bytes of a shard."""
+    reencode_short_side: int | None = None
+    """Write videos anew with this shorter side, in pixels, and many keyframes: quicker to read."""
+    workers: int = 2
+    """Threads that check and re-encode videos."""
+    json: bool = False
+    """Print the report as json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Compares every shard with the sizes and sha256 in the index.
+
+    Examples:
+      reelscan shards verify shards/clips.index.json
+    """
+
+    index: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INDEX")]
+    """Index file (NAME.index.json)."""
+
+
+Command = (
+    Annotated[Write, tyro.conf.subcommand("write")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Writes or verifies; 1 if a video was rejected or a shard is not as it should be."""
+    command = parse_arguments(Command, "shards", arguments)
+    return write(command) if isinstance(command, Write) else verify(command)
+
+
+def write(command: Write) -> int:
+    root = command.videos or command.annotations.parent
+    videos = read_annotations(
+        command.annotations,
+        root=root,
+        video_column=command.video_column,
+        caption_column=command.caption_column,
+    )
+    with StageProgress("writing shards", unit="videos") as bar:
+
+        def show(done: int, total: int, rejected: int) -> None:
+            bar.update(done, total, note=f"{rejected} rejected" if rejected else "")
+
+        report = write_shards(
+            videos,
+            command.to,
+            root=root,
+            name=command.name,
+            samples_per_shard=command.samples_per_shard,
+            bytes_per_shard=command.bytes_per_shard,
+            reencode_short_side=command.reencode_short_side,
+            workers=command.workers,
+            on_progress=show,
+        )
+    print(as_json(report) if command.json else report_text(report))
+    return 1 if report.rejected else 0
+
+
+def report_text(report: ShardReport) -> str:
+    lines = [
+        f"{report.index_path}: {report.written} samples in {report.shards} shards, "
+        f"{report.bytes / 1e6:.1f} MB"
+    ]
+    if report.rejected:
+        lines.append(f"{report.rejected} rejected, with reasons in {report.rejects_path}")
+    return "\n".join(lines)
+
+
+def verify(command: Verify) -> int:
+    problems = verify_shards(command.index)
+    for problem in problems:
+        print(f"{problem.file}: {problem.problem}")
+    if not problems:
+        print(f"{command.index}: every shard is whole")
+    return 1 if problems else 0

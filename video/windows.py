@@ -1,0 +1,121 @@
+"""A video of any length as a sequence of short clips, decoded once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reelscan.video.decode import Clip, Resize, clip_of, resizing
+from reelscan.video.errors import VideoError
+from reelscan.video.reader import Decoder, FrameReader, check_decoder, open_reader
+from reelscan.video.sampling import times_at
+from reelscan.video.source import VideoSource
+from reelscan.video.timeline import Timeline, TimelineMismatchError
+from reelscan.video.transforms import Interpolation
+
+_MOST_WINDOWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a video."""
+
+    clip: Clip
+    """its frames"""
+    start_seconds: float
+    """from the first frame of the video"""
+    end_seconds: float
+    """from the first frame of the video"""
+
+
+def stream_windows(
+    source: VideoSource,
+    *,
+    window_seconds: float,
+    stride_seconds: float,
+    frames: int,
+    frame_size: int | None,
+    interpolation: Interpolation = "bicubic",
+    antialias: bool = False,
+    decoder: Decoder = "auto",
+    thread_count: int = 1,
+    name: str | None = None,
+) -> Iterator[Window]:
+    """Windows of `window_seconds` that begin every `stride_seconds`, in one pass of decoding.
+
+    Each equals `read_clip(..., sampling="seconds")` from its start to its end. The last one ends
+    with the video, so it may be shorter; a window follows only if frames are left that begin at or
+    behind the end of the one before. Only resized frames of windows not yet handed out are held,
+    besides the times of all frames.
+
+    Arguments are as in `read_clip`; they are checked at once, the video is opened with the first
+    window. If decoding fails midway, the windows before come first, then the VideoError.
+    """
+    for argument, seconds in (("window", window_seconds), ("stride", stride_seconds)):
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{argument}_seconds is {seconds}; give a number above 0")
+    if frames < 1:
+        raise ValueError(f"frames is {frames}; give at least 1")
+    check_decoder(decoder)
+    resized = resizing(frame_size, interpolation, antialias)
+
+    def windows() -> Iterator[Window]:
+        with open_reader(source, decoder=decoder, name=name, thread_count=thread_count) as reader:
+            yield from _windows(reader, window_seconds, stride_seconds, frames, resized)
+
+    return windows()
+
+
+def _windows(
+    reader: FrameReader, window_seconds: float, stride_seconds: float, frames: int, resized: Resize
+) -> Iterator[Window]:
+    handed_out = 0
+    while True:
+        count = reader.timeline.end_seconds / stride_seconds
+        if count > _MOST_WINDOWS:
+            raise VideoError(
+                reader.name,
+                f"lasts {reader.timeline.end_seconds:g} seconds by its own account, which makes "
+                f"{count:.0f} windows; {_MOST_WINDOWS} are allowed, give a longer stride_seconds",
+            )
+        spans = _spans(reader.timeline, window_seconds, stride_seconds)
+        try:
+            for window in _decoded(reader, spans[handed_out:], frames, resized):
+                yield window
+                handed_out += 1
+            return
+        except TimelineMismatchError:
+            reader.recount()
+
+
+def _spans(
+    timeline: Timeline, window_seconds: float, stride_seconds: float
+) -> list[tuple[float, float]]:
+    """(start, end) of every window in seconds."""
+    last_frame_seconds = timeline.times_seconds[-1]
+    spans = [(0.0, min(window_seconds, timeline.end_seconds))]
+    while True:
+        start = len(spans) * stride_seconds
+        if last_frame_seconds < max(start, spans[-1][1]):
+            return spans
+        spans.append((start, min(start + window_seconds, timeline.end_seconds)))
+
+
+def _decoded(
+    reader: FrameReader, spans: Sequence[tuple[float, float]], frames: int, resized: Resize
+) -> Iterator[Window]:
+    timeline = reader.timeline
+    choices = [
+        [timeline.ordinal_at(time) for time in times_at(start, end, frames)] for start, end in spans
+    ]
+    wanted = sorted({ordinal for choice in choices for ordinal in choice})
+    decoded = zip(wanted, reader.frames_at(wanted), strict=True)
+    held: dict[int, Tensor] = {}
+    for (start, end), ordinals in zip(spans, choices, strict=True):
+        # Windows begin later and later, so what lies before this one is not needed again.
+        held = {ordinal: frame for ordinal, frame in held.items() if ordinal >= ordinals[0]}
+        while ordinals[-1] not in held:
+            ordinal, frame = next(decoded)
+            held[ordinal] = resized(frame)
+        yield Window(clip_of(held, ordinals, reader), start, end)
