@@ -157,11 +157,19 @@ class Collection:
         """Where a video's file lies."""
         return Path(self.manifest.videos_root) / video
 
+    def model_path(self) -> Path:
+        """Where the encoder's model directory lay at the last embedding; raises CollectionError."""
+        if self.manifest.model_path is None:
+            raise CollectionError(f"{self.path} does not say where its model lies: name the model")
+        return Path(self.manifest.model_path)
+
     def move_root(self, videos_root: str | os.PathLike[str]) -> None:
         """Record that the folder of videos now lies elsewhere."""
-        self._check_writable()
-        self.manifest = replace(self.manifest, videos_root=str(Path(videos_root).absolute()))
-        write_manifest(self.path, self.manifest)
+        self._rewrite_manifest(replace(self.manifest, videos_root=str(Path(videos_root).resolve())))
+
+    def record_model_path(self, model_path: str | os.PathLike[str]) -> None:
+        """Record where the encoder's model directory lies."""
+        self._rewrite_manifest(replace(self.manifest, model_path=str(Path(model_path).resolve())))
 
     def add_video(self, file: VideoFile, segments: Sequence[NewSegment]) -> None:
         """Store a video whole, replacing an earlier version of it."""
@@ -260,6 +268,12 @@ class Collection:
                     on_notice=self._on_notice,
                 )
             return self._index
+
+    def _rewrite_manifest(self, manifest: Manifest) -> None:
+        self._check_writable()
+        if manifest != self.manifest:
+            write_manifest(self.path, manifest)
+            self.manifest = manifest
 
     def _check_writable(self) -> None:
         if self.read_only:

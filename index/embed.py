@@ -6,7 +6,7 @@ B clips, T frames, S pixels, E embedding width.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from reelscan.index.decode_ahead import decode_ahead
 from reelscan.index.embed_plan import EmbedPlan, make_plan, videos_gone
 from reelscan.index.manifest import MANIFEST_NAME, Manifest, Windowing
 from reelscan.index.quarantine import QuarantinedVideo, quarantined_now
+from reelscan.index.segment_frames import read_segments
 from reelscan.index.segments import NewSegment
 from reelscan.index.video_files import (
     VIDEO_EXTENSIONS,
@@ -25,9 +26,7 @@ from reelscan.index.video_files import (
     list_videos,
 )
 from reelscan.models.encoder import Encoder
-from reelscan.video.decode import read_clip
-from reelscan.video.probe import probe
-from reelscan.video.windows import Window, stream_windows
+from reelscan.video.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +94,7 @@ def embed_folder(
     stride_seconds: float | None = None,
     batch_size: int = 8,
     workers: int = 2,
+    model_path: str | os.PathLike[str] | None = None,
     compare_content: bool = False,
     remove_missing: bool = False,
     retry_quarantined: bool = False,
@@ -107,7 +107,8 @@ def embed_folder(
     tried again once its file changes (or with `retry_quarantined`). A file counts as unchanged
     while its size and modification time (with `compare_content`: its SHA-256) stay the same.
     `window_seconds=None` makes each video one segment. Memory is bounded by `batch_size` and
-    `workers` (decoding threads), not by the length of the videos.
+    `workers` (decoding threads), not by the length of the videos. `model_path` is kept in the
+    collection, for searches that do not name a model.
 
     Raises:
         FingerprintMismatch: the collection was made by another encoder.
@@ -123,8 +124,11 @@ def embed_folder(
     root = Path(folder).resolve()
     listing = list_videos(root)
     with _open_or_create(encoder, root, Path(collection_path), windowing, listing) as collection:
+        _refuse_other_settings(collection, root, windowing)
         gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
         run = _Run(encoder, collection, batch_size=batch_size, on_progress=on_progress)
+        if model_path is not None:
+            collection.record_model_path(model_path)
         plan = make_plan(
             collection,
             root,
@@ -181,7 +185,12 @@ class _Run:
             self._collection.touch_video(file)
         events = decode_ahead(
             plan.to_embed,
-            read=lambda video: _windows(root, video, windowing, self._encoder),
+            read=lambda video: read_segments(
+                root / video,
+                windowing=windowing,
+                preprocessing=self._encoder.preprocessing,
+                name=video,
+            ),
             workers=workers,
             waiting=self._batch_size,
         )
@@ -263,25 +272,6 @@ class _Run:
         self.tell(job.file.path)
 
 
-def _windows(root: Path, video: str, windowing: Windowing, encoder: Encoder) -> Iterator[Window]:
-    source, how = root / video, encoder.preprocessing
-    if windowing.window_seconds is None:
-        info = probe(source, name=video)
-        clip = read_clip(
-            source, frames=how.frames, sampling=how.sampling, frame_size=how.size, name=video
-        )
-        yield Window(clip=clip, start_seconds=0.0, end_seconds=info.duration_seconds)
-        return
-    yield from stream_windows(
-        source,
-        window_seconds=windowing.window_seconds,
-        stride_seconds=windowing.stride_seconds or windowing.window_seconds,
-        frames=how.frames,
-        frame_size=how.size,
-        name=video,
-    )
-
-
 def _open_or_create(
     encoder: Encoder, root: Path, path: Path, windowing: Windowing, listing: FolderListing
 ) -> Collection:
@@ -299,16 +289,18 @@ def _open_or_create(
             preprocessing=json.loads(json.dumps(asdict(encoder.preprocessing))),
         )
         return Collection.create(path, manifest=manifest)
-    collection = Collection.open(path, fingerprint=encoder.fingerprint)
+    return Collection.open(path, fingerprint=encoder.fingerprint)
+
+
+def _refuse_other_settings(collection: Collection, root: Path, windowing: Windowing) -> None:
     made_with = collection.manifest
     if made_with.windowing != windowing:
         raise ValueError(
-            f"{path} was cut with {made_with.windowing}, not {windowing}: "
+            f"{collection.path} was cut with {made_with.windowing}, not {windowing}: "
             "use the same windows, or embed into a new collection"
         )
     if made_with.videos_root != str(root):
         raise ValueError(
-            f"{path} belongs to the videos of {made_with.videos_root}, not of {root}: embed into "
-            "a new collection, or, if the folder was moved, call Collection.move_root first"
+            f"{collection.path} belongs to the videos of {made_with.videos_root}, not of {root}: "
+            "embed into a new collection, or, if the folder was moved, call Collection.move_root"
         )
-    return collection

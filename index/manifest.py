@@ -72,6 +72,8 @@ class Manifest:
     """How videos were cut into segments."""
     preprocessing: Mapping[str, object] = field(default_factory=dict)
     """The encoder's preprocessing, for the reader; the fingerprint already covers it."""
+    model_path: str | None = None
+    """Where the encoder's model directory lay; the fingerprint tells whether it is still it."""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
@@ -113,6 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
                 stride_seconds=content["windowing"]["stride_seconds"],
             ),
             preprocessing=dict(content["preprocessing"]),
+            model_path=None if content["model_path"] is None else str(content["model_path"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(

@@ -23,6 +23,11 @@ class QuarantinedVideo:
     quarantined_at: str
     """UTC time, ISO 8601."""
 
+    @property
+    def video(self) -> str:
+        """Relative to the videos' root."""
+        return self.file.path
+
 
 def quarantined_now(file: VideoFile, reason: str) -> QuarantinedVideo:
     """A quarantine entry of this moment."""

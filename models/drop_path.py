@@ -15,8 +15,8 @@ Draw = Callable[[int], Tensor]
 class DropPath(nn.Module):
     """Zeroes whole clips with chance `rate` in training, and scales the others by 1 / (1 - rate).
 
-    `draw` is where the randomness comes from (torch's global generator by default); it is not called when
-    nothing can be dropped.
+    The randomness comes from `draw`, by default torch's global generator; where nothing can be
+    dropped it is not called.
     """
 
     def __init__(self, rate: float, *, draw: Draw = torch.rand) -> None:

@@ -31,7 +31,7 @@ def tube_mask(
 def clip_row_mask(
     clips: int, grid: Grid, *, ratio: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Hide T * int(ratio * H) whole rows, drawn over all T * H rows of a clip: bool [B, T, H, W]."""
+    """Hide T * int(ratio * H) whole rows, drawn over all rows of a clip: bool [B, T, H, W]."""
     frames, rows, columns = grid
     count = frames * _hidden_count(rows, ratio)
     hidden = _hide_count((clips, frames * rows), count, generator)
@@ -52,18 +52,35 @@ def attention_mask(
 ) -> Tensor:
     """Keep what a teacher looks at: bool [B, T, H, W].
 
-    attention [B * T, H * W] (not negative; it need not sum to 1) is drawn from without replacement, frame by
-    frame; all but int(ratio * H * W) positions stay visible, those drawn first.
+    attention [B * T, H * W] (not negative; it need not sum to 1) is drawn from without replacement,
+    frame by frame; all but int(ratio * H * W) positions stay visible, those drawn first.
     """
-    draws = torch.multinomial(attention, attention.shape[1], generator=generator)
+    frames, rows, columns = grid
+    if attention.dim() != 2 or attention.shape[1] != rows * columns or len(attention) % frames:
+        raise ValueError(
+            f"attention is {tuple(attention.shape)}; a grid of {grid} needs "
+            f"[clips * {frames}, {rows * columns}]"
+        )
+    # A weight of zero would make the draw fail where too few others are left.
+    weights = attention.float().clamp_min(torch.finfo(torch.float32).tiny)
+    draws = torch.multinomial(weights, rows * columns, generator=generator)
     return hide_undrawn(draws, ratio=ratio).view(-1, *grid)
 
 
 def hide_undrawn(draws: Tensor, *, ratio: float) -> Tensor:
-    """Hide the int(ratio * N) positions drawn last: int64 [rows, N] (each row a permutation) -> bool [rows, N]."""
+    """Hide the int(ratio * N) positions drawn last.
+
+    draws int64 [rows, N], each row a permutation of its positions -> bool [rows, N].
+    """
     visible = draws.shape[1] - _hidden_count(draws.shape[1], ratio)
     hidden = torch.ones_like(draws, dtype=torch.bool)
     return hidden.scatter(1, draws[:, :visible], False)
+
+
+def with_class_token(mask: Tensor) -> Tensor:
+    """What an encoder takes: bool [B, T, H, W] -> bool [B, 1 + T*H*W], class token visible."""
+    flat = mask.flatten(1)
+    return torch.cat([flat.new_zeros(len(flat), 1), flat], dim=1)
 
 
 def _hide(shape: tuple[int, ...], *, ratio: float, generator: torch.Generator | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The mixers: a causal convolution and a selective scan, in one direction or in both.
 
-Axes: G directions, B clips, L sequence length, C model width, D inner channels, S states, R rank of the time steps.
+Axes: G directions, B clips, L sequence length, C model width, D inner channels, S states, K taps,
+R rank of the time steps.
 """
 
 import math
@@ -10,19 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reelscan.models.causal_conv import causal_conv_silu
+from reelscan.models.norm import at_least_float32
 from reelscan.models.selective_scan import selective_scan
 
 TIME_STEP_RANGE = (0.001, 0.1)
-
-
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise causal convolution along L: x [G, B, L, D], weight [G, D, taps], bias [G, D] -> [G, B, L, D]."""
-    taps, length = weight.shape[-1], x.shape[2]
-    padded = functional.pad(x, (0, 0, taps - 1, 0))
-    total = bias[:, None, None, :]
-    for tap in range(taps):
-        total = total + padded[:, :, tap : tap + length] * weight[:, None, None, :, tap]
-    return total
+"""Where time steps start, as in Mamba."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +24,7 @@ class DirectionWeights:
     """The parameters of G directions, stacked."""
 
     conv_weight: Tensor
-    """[G, D, taps]"""
+    """[G, D, K]"""
     conv_bias: Tensor
     """[G, D]"""
     x_proj: Tensor
@@ -46,22 +40,22 @@ class DirectionWeights:
 
 
 def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
-    """Convolve and scan every direction at once: x [G, B, L, D] -> [G, B, L, D], not yet gated.
+    """Convolve and scan all directions at once: x [G, B, L, D] -> [G, B, L, D], not yet gated.
 
     A, D and the bias of the time steps enter in float32 or wider, whatever x is.
     """
-    groups, batch, length, _ = x.shape
-    rank, states = weights.dt_weight.shape[-1], weights.A_log.shape[-1]
-    x = functional.silu(causal_conv(x, weights.conv_weight, weights.conv_bias))
+    shape, states = x.shape[:3], weights.A_log.shape[-1]
+    rank = weights.dt_weight.shape[-1]
+    x = causal_conv_silu(x, weights.conv_weight, weights.conv_bias)
     projected = torch.bmm(x.flatten(1, 2), weights.x_proj.transpose(1, 2))
-    low_rank, B, C = projected.split([rank, states, states], dim=-1)
-    delta = torch.bmm(low_rank, weights.dt_weight.transpose(1, 2))
+    steps = torch.bmm(projected[..., :rank], weights.dt_weight.transpose(1, 2))
+    B, C = projected[..., rank : rank + states], projected[..., rank + states :]
     return selective_scan(
         x,
-        delta.unflatten(1, (batch, length)),
-        -torch.exp(weights.A_log.to(torch.promote_types(weights.A_log.dtype, torch.float32))),
-        B.unflatten(1, (batch, length)),
-        C.unflatten(1, (batch, length)),
+        steps.view(*shape, -1),
+        -torch.exp(at_least_float32(weights.A_log)),
+        B.reshape(*shape, states),
+        C.reshape(*shape, states),
         D=weights.D,
         delta_bias=weights.dt_bias,
         delta_softplus=True,
@@ -69,7 +63,7 @@ def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
 
 
 class MambaMixer(nn.Module):
-    """Mamba's mixer, one direction (Gu and Dao, 2023); the published parameter names."""
+    """Mamba's mixer, one direction, in the published parameter names (Gu and Dao, 2023)."""
 
     def __init__(
         self, width: int, *, state_size: int = 16, conv_width: int = 4, expand: int = 2
@@ -77,10 +71,10 @@ class MambaMixer(nn.Module):
         super().__init__()
         inner, rank = expand * width, math.ceil(width / 16)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, conv_width, groups=inner, padding=conv_width - 1)
+        self.conv1d = nn.Conv1d(inner, inner, conv_width, groups=inner)
         self.x_proj = nn.Linear(inner, rank + 2 * state_size, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(_initial_A_log(inner, state_size))
+        self.A_log = nn.Parameter(_first_decay_rates(inner, state_size))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
         initialise_time_steps(self.dt_proj)
@@ -105,10 +99,10 @@ class MambaMixer(nn.Module):
 
 
 class BidirectionalMixer(MambaMixer):
-    """Mamba's mixer in both directions with the input and output projections shared (Zhu et al., 2024).
+    """Mamba's mixer in both directions, input and output projections shared (Zhu et al., 2024).
 
-    The backward direction has its own convolution, projections and state-space parameters (`_b`). Both outputs are
-    gated alike and summed, not halved.
+    The backward direction has a convolution, projections and state-space parameters of its own
+    (`_b`). Both outputs are gated alike and summed, not halved.
     """
 
     def __init__(
@@ -116,10 +110,10 @@ class BidirectionalMixer(MambaMixer):
     ) -> None:
         super().__init__(width, state_size=state_size, conv_width=conv_width, expand=expand)
         inner, rank = expand * width, math.ceil(width / 16)
-        self.conv1d_b = nn.Conv1d(inner, inner, conv_width, groups=inner, padding=conv_width - 1)
+        self.conv1d_b = nn.Conv1d(inner, inner, conv_width, groups=inner)
         self.x_proj_b = nn.Linear(inner, rank + 2 * state_size, bias=False)
         self.dt_proj_b = nn.Linear(rank, inner)
-        self.A_b_log = nn.Parameter(_initial_A_log(inner, state_size))
+        self.A_b_log = nn.Parameter(_first_decay_rates(inner, state_size))
         self.D_b = nn.Parameter(torch.ones(inner))
         initialise_time_steps(self.dt_proj_b)
 
@@ -127,6 +121,7 @@ class BidirectionalMixer(MambaMixer):
         """hidden [B, L, C] -> [B, L, C]; every position sees every other."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         forward, backward = scan_directions(torch.stack([x, x.flip(1)]), self._weights())
+        # The gate follows the sequence, so it may wait until the directions are summed.
         mixed: Tensor = self.out_proj((forward + backward.flip(1)) * functional.silu(z))
         return mixed
 
@@ -143,7 +138,7 @@ class BidirectionalMixer(MambaMixer):
 
 
 def initialise_time_steps(dt_proj: nn.Linear) -> None:
-    """Let the time steps start log-uniform in `TIME_STEP_RANGE`, by the inverse of softplus (Gu and Dao, 2023)."""
+    """Let the time steps start log-uniform in `TIME_STEP_RANGE`: the bias is softplus inverted."""
     low, high = (math.log(bound) for bound in TIME_STEP_RANGE)
     bound = dt_proj.in_features**-0.5
     with torch.no_grad():
@@ -152,7 +147,8 @@ def initialise_time_steps(dt_proj: nn.Linear) -> None:
         dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
 
 
-def _initial_A_log(inner: int, states: int) -> Tensor:
+def _first_decay_rates(inner: int, states: int) -> Tensor:
+    """log(1 .. S) in every channel, float32 [D, S]."""
     return torch.arange(1, states + 1, dtype=torch.float32).log().repeat(inner, 1)
 
 

@@ -1,4 +1,4 @@
-"""Normalisations of the residual stream: computed in float32 or wider, handed on in the weight's dtype."""
+"""Normalisations of the residual stream: in float32 or wider, handed on in the weight's dtype."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's layer normalisation for a stream wider than the weight."""
+    """Layer normalisation for a stream that may be wider than the weight."""
 
     def forward(self, stream: Tensor) -> Tensor:
         """stream [..., C] -> [..., C] in the weight's dtype."""

@@ -1,6 +1,6 @@
 """Frames cut into patches, and each patch projected to the model width.
 
-Axes: B clips, T frames, H x W pixels, N tokens (time-major, then rows, then columns), C model width.
+Axes: B clips, T frames, H x W pixels, N tokens (time first, then rows, then columns), C width.
 """
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from reelscan.models.videomamba_config import VideoMambaConfig
 
 
 class PatchEmbedding(nn.Module):
-    """A strided 3-d convolution, computed as a linear map of the patches so that hidden ones cost nothing."""
+    """A strided 3-d convolution, computed patch by patch so that hidden ones cost nothing."""
 
     def __init__(self, config: VideoMambaConfig) -> None:
         super().__init__()
@@ -18,17 +18,18 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(3, config.width, kernel_size=kernel, stride=kernel)
 
     def forward(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
-        """clips [B, T, 3, H, W] -> [B, N, C]; with `visible` (bool [B, N], as many True in each row) only those."""
+        """clips [B, T, 3, H, W] -> [B, N, C].
+
+        With `visible`, bool [B, N] with as many True in each row, only those tokens, in order.
+        """
         batch, frames, channels, height, width = clips.shape
         tubelet, rows, columns = self.proj.kernel_size
         patches = clips.reshape(
             *(batch, frames // tubelet, tubelet, channels),
             *(height // rows, rows, width // columns, columns),
         ).permute(0, 1, 4, 6, 3, 2, 5, 7)
-        if visible is None:
-            chosen = patches.reshape(batch, -1, self.proj.weight[0].numel())
-        else:
-            chosen = patches.flatten(0, 3)[visible.flatten()].reshape(
-                batch, -1, self.proj.weight[0].numel()
-            )
-        return functional.linear(chosen, self.proj.weight.flatten(1), self.proj.bias)
+        patches = patches.reshape(-1, self.proj.weight[0].numel())
+        if visible is not None:
+            patches = patches[visible.flatten()]
+        embedded = functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return embedded.view(batch, -1, embedded.shape[-1])

@@ -14,9 +14,9 @@ def pool_tokens(
 ) -> Tensor:
     """Pool a clip: [B, 1, C], or [B, T, C] with `keep_temporal` (the patches of each frame apart).
 
-    cls [B, C], patches [B, N, C] frame by frame, the same number in each of the `frames`. "cls" is always
-    [B, 1, C]. "cls_cat_avg" is [B, 2, C] (class token, then mean); with `keep_temporal` it is the same as
-    "cls+avg", as published. The class token is added to every frame.
+    cls [B, C]; patches [B, N, C] frame by frame, as many in each of the `frames`. The class token
+    is added to every frame. "cls" is always [B, 1, C]. "cls_cat_avg" is [B, 2, C], class token then
+    mean; with `keep_temporal` it equals "cls+avg", as published.
     """
     cls = cls.unsqueeze(1)
     if pooling == "cls":
@@ -27,7 +27,8 @@ def pool_tokens(
             f"{patches.shape[1]} visible tokens do not divide into {frames} frames; "
             "give a mask that hides as many in each frame, or keep_temporal=False"
         )
-    mean = patches.unflatten(1, (groups, -1)).mean(dim=2)
+    batch, _, width = patches.shape
+    mean = patches.reshape(batch, groups, -1, width).mean(dim=2)
     if pooling == "avg":
         return mean
     if pooling == "cls_cat_avg" and not keep_temporal:

@@ -25,9 +25,10 @@ def sincos_table(positions: int, width: int) -> Tensor:
 
 
 def interpolate_spatial(pos_embed: Tensor, *, side: int) -> Tensor:
-    """Carry a learned table [1, 1 + H*H, C] over to frames of side x side tokens: [1, 1 + side*side, C].
+    """Carry a learned table [1, 1 + H*H, C] over to frames of side x side tokens.
 
-    Bicubic; the first row (class token) is kept. The old grid must be square.
+    Returns [1, 1 + side*side, C]. Bicubic; the first row (class token) is kept. Raises ValueError
+    if the old grid is not square.
     """
     cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
     old_side = math.isqrt(patches.shape[1])
@@ -35,7 +36,7 @@ def interpolate_spatial(pos_embed: Tensor, *, side: int) -> Tensor:
         raise ValueError(f"{patches.shape[1]} positions are no square grid; it must be square")
     if old_side == side:
         return pos_embed
-    image = patches.unflatten(1, (old_side, old_side)).permute(0, 3, 1, 2)
+    image = patches.reshape(1, old_side, old_side, -1).permute(0, 3, 1, 2)
     image = functional.interpolate(
         image.float(), size=(side, side), mode="bicubic", align_corners=False
     )
@@ -55,9 +56,10 @@ def interpolate_temporal(temporal_pos_embedding: Tensor, *, frames: int) -> Tens
 def inflate_patch_weight(
     weight: Tensor, *, tubelet_size: int, how: Literal["centre", "mean"] = "centre"
 ) -> Tensor:
-    """Turn the weight of an image patch embedding [C, 3, p, p] into that of a clip [C, 3, tubelet_size, p, p].
+    """From the weight of an image's patch embedding to that of a clip's.
 
-    "centre" puts it at frame tubelet_size // 2 and zeros elsewhere (as published); "mean" spreads it evenly.
+    weight [C, 3, p, p] -> [C, 3, tubelet_size, p, p]. "centre" puts it at frame tubelet_size // 2
+    with zeros elsewhere, as published; "mean" spreads it evenly.
     """
     if how == "mean":
         return weight.unsqueeze(2).repeat(1, 1, tubelet_size, 1, 1) / tubelet_size

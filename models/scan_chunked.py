@@ -1,90 +1,217 @@
-"""The selective-scan recurrence in chunks of the sequence, in plain PyTorch and made for few CPU threads.
+"""The selective scan in chunks of the sequence: plain PyTorch, made for a few CPU threads.
 
-Everything but one fused multiply-add a step is done for a whole chunk at once, in buffers that are
-reused and sized for a processor's cache. The backward pass recomputes the states of a chunk from the state that
-entered it, so nothing of size L x D x S is ever held.
+A step of the sequence costs one fused multiply-add; all else is done for a whole chunk at once,
+in buffers that are reused and stay in a processor's cache. The backward pass recomputes the states
+of a chunk from the one that entered it, so nothing of size L x D x S is ever held.
 
-Axes: G independent groups, B clips, L sequence length, D inner channels, S states, n steps of a chunk, b clips of
-a block. Buffers are [n, G, b, S, D].
+Axes: G independent groups, B clips, L sequence length, D inner channels, S states; within a buffer
+n steps of a chunk and b clips of a block: [n, G, b, S, D].
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-BUFFER_ELEMENTS = 500_000
-"""Elements of one buffer: 2 MB in float32, where two or four of them stay in a processor's cache."""
+CPU_BUFFER_ELEMENTS = 500_000
+"""Elements of a buffer on a CPU: 2 MB in float32, found by measuring."""
+ACCELERATOR_BUFFER_ELEMENTS = 32_000_000
+"""Elements of a buffer elsewhere, where few large calls count for more than a cache."""
 CHUNK_STEPS = (8, 64)
 """Fewest and most steps of a chunk."""
 
 
-def chunked_recurrence(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
+def chunked_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same function of the same tensors as `scan_reference.reference_recurrence`; once differentiable."""
-    tensors = (u, delta, A, B, C, initial_state)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        y, last_state = _ChunkedRecurrence.apply(*tensors)  # type: ignore[no-untyped-call]
+    """The same function of the same tensors as `reference_scan`; once differentiable."""
+    tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
+    needs_gradient = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled() and needs_gradient:
+        y, last_state = _ChunkedScan.apply(*tensors, delta_softplus)  # type: ignore[no-untyped-call]
         return y, last_state
-    return _forward(*tensors, boundaries=None)
+    scan = _Scan.of(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    return _forward(scan, initial_state, boundaries=None)
+
+
+def _cut(u: Tensor, A: Tensor) -> tuple[int, int]:
+    """Clips of a block, steps of a chunk: as many clips as the shortest chunk leaves room for."""
+    on_cpu = u.device.type == "cpu"
+    limit = CPU_BUFFER_ELEMENTS if on_cpu else ACCELERATOR_BUFFER_ELEMENTS
+    fewest, most = CHUNK_STEPS
+    block = _even(u.shape[1], max(1, limit // (fewest * A.numel())))
+    chunk = _even(u.shape[2], min(most, max(fewest, limit // (block * A.numel()))))
+    return block, chunk
+
+
+def _even(total: int, largest: int) -> int:
+    """The size that cuts `total` into as few parts of at most `largest` as can be, about equal."""
+    return math.ceil(total / math.ceil(total / largest))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How the work is cut: clips of a block and steps of a chunk."""
+class _Window:
+    """Some clips, and some steps of their sequence."""
 
+    clips: slice
+    steps: slice
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """The window of [G, B, L, X] as [n, G, b, X], not copied."""
+        return tensor[:, self.clips, self.steps].permute(2, 0, 1, 3)
+
+    def store(self, values: Tensor, tensor: Tensor) -> None:
+        """Write [n, G, b, X] to the window of [G, B, L, X]."""
+        tensor[:, self.clips, self.steps] = values.permute(1, 2, 0, 3)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.steps.stop - self.steps.start, self.clips.stop - self.clips.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan:
+    """The inputs of one call, and how the work is cut."""
+
+    u: Tensor
+    delta: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+    rates: Tensor
+    """A as [G, 1, S, D]."""
     block: int
+    """Clips worked on at a time."""
     chunk: int
+    """Steps worked on at a time."""
 
     @classmethod
-    def of(cls, u: Tensor, A: Tensor) -> "_Plan":
-        per_clip = A.numel()
-        fewest, most = CHUNK_STEPS
-        block = min(u.shape[1], max(1, BUFFER_ELEMENTS // (fewest * per_clip)))
-        chunk = min(most, max(fewest, BUFFER_ELEMENTS // (block * per_clip)), u.shape[2])
-        return cls(block=block, chunk=chunk)
+    def of(
+        cls,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+    ) -> "_Scan":
+        block, chunk = _cut(u, A)
+        return cls(
+            u=u,
+            delta=delta,
+            B=B,
+            C=C,
+            D=None if D is None else D.unsqueeze(1),
+            delta_bias=None if delta_bias is None else delta_bias.unsqueeze(1),
+            delta_softplus=delta_softplus,
+            rates=A.transpose(1, 2).unsqueeze(1).contiguous(),
+            block=block,
+            chunk=chunk,
+        )
 
-    def blocks(self, clips: int) -> Iterator[slice]:
+    def blocks(self) -> Iterator[slice]:
+        clips = self.u.shape[1]
         return (slice(i, min(i + self.block, clips)) for i in range(0, clips, self.block))
 
-    def chunks(self, length: int) -> list[slice]:
-        return [slice(i, min(i + self.chunk, length)) for i in range(0, length, self.chunk)]
+    def windows(self, clips: slice) -> list[_Window]:
+        length = self.u.shape[2]
+        starts = range(0, length, self.chunk)
+        return [_Window(clips=clips, steps=slice(i, min(i + self.chunk, length))) for i in starts]
+
+    @property
+    def chunks(self) -> int:
+        return math.ceil(self.u.shape[2] / self.chunk)
+
+    def buffer(self, steps: int) -> "_Buffer":
+        groups, _, states, channels = self.rates.shape
+        elements = steps * self.block * self.rates.numel()
+        memory = torch.empty(elements, dtype=self.u.dtype, device=self.u.device)
+        return _Buffer(memory=memory, groups=groups, tail=(states, channels))
+
+    def biased(self, window: _Window) -> Tensor:
+        """The time steps of a window before softplus, [n, G, b, D]."""
+        delta = window.view(self.delta)
+        return delta if self.delta_bias is None else delta + self.delta_bias
+
+    def time_steps(self, window: _Window) -> Tensor:
+        biased = self.biased(window)
+        return functional.softplus(biased) if self.delta_softplus else biased
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Buffer:
-    """Memory for [steps, G, b, S, D], handed out in the size that a block and a chunk need."""
+    """Memory handed out as [n, G, b, S, D] in the size that a window needs."""
 
-    def __init__(self, plan: _Plan, A: Tensor, *, extra_steps: int = 0) -> None:
-        groups, channels, states = A.shape
-        self.tail = (states, channels)
-        self.groups = groups
-        elements = (plan.chunk + extra_steps) * plan.block * A.numel()
-        self.memory = torch.empty(elements, dtype=A.dtype, device=A.device)
+    memory: Tensor
+    groups: int
+    tail: tuple[int, int]
 
     def take(self, steps: int, clips: int) -> Tensor:
         shape = (steps, self.groups, clips, *self.tail)
         return self.memory[: math.prod(shape)].view(shape)
 
 
-def _steps_first(tensor: Tensor, block: slice, chunk: slice) -> Tensor:
-    """A window of [G, B, L, X] as [n, G, b, X], not copied."""
-    return tensor[:, block, chunk].permute(2, 0, 1, 3)
+def _forward(
+    scan: _Scan, initial_state: Tensor, *, boundaries: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y and the last state; the state that enters each chunk goes to `boundaries`."""
+    y = torch.empty_like(scan.u, memory_format=torch.contiguous_format)
+    last_state = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+    log2_rates = scan.rates * math.log2(math.e)
+    decays, states = scan.buffer(scan.chunk), scan.buffer(scan.chunk + 1)
+    for clips in scan.blocks():
+        carried = initial_state[:, clips].transpose(-1, -2)
+        for index, window in enumerate(scan.windows(clips)):
+            steps, count = window.size
+            decay, state = decays.take(steps, count), states.take(steps + 1, count)
+            state[0].copy_(carried)
+            if boundaries is not None:
+                boundaries[index, :, clips] = state[0]
+            delta = scan.time_steps(window)
+            u = window.view(scan.u)
+            _run_states(state, decay, delta, delta * u, window.view(scan.B), log2_rates)
+            out = _row_times(window.view(scan.C), state[1:])
+            window.store(out if scan.D is None else out.addcmul_(u, scan.D), y)
+            carried = state[-1]
+        last_state[:, clips] = carried.transpose(-1, -2)
+    return y, last_state
 
 
-def _fill_decay(decay: Tensor, delta: Tensor, log2_decay: Tensor) -> None:
-    """decay = exp(delta A), through exp2, which is three times as quick as exp on a CPU."""
-    torch.mul(delta.unsqueeze(-2), log2_decay, out=decay)
-    decay.exp2_()
-
-
-def _run_states(states: Tensor, decay: Tensor) -> None:
-    """Turn states[1:] from what enters into the states; states[0] is the state before."""
-    rows = states.unbind(0)
+def _run_states(
+    state: Tensor, decay: Tensor, delta: Tensor, entry: Tensor, B: Tensor, log2_rates: Tensor
+) -> None:
+    """Fill decay [n, ...] and state[1:] of [n + 1, ...]; state[0] is the state before."""
+    torch.mul(delta.unsqueeze(-2), log2_rates, out=decay)
+    decay.exp2_()  # three times as quick as exp on a CPU, and as exact
+    torch.mul(entry.unsqueeze(-2), B.unsqueeze(-1), out=state[1:])
+    rows = state.unbind(0)
     for step, rate in enumerate(decay.unbind(0)):
         rows[step + 1].addcmul_(rate, rows[step])
+
+
+def _run_adjoints(adjoint: Tensor, decay: Tensor) -> None:
+    """Add to each step's adjoint what the later steps pass back."""
+    rows, rates = adjoint.unbind(0), decay.unbind(0)
+    for step in range(len(rows) - 1, 0, -1):
+        rows[step - 1].addcmul_(rates[step], rows[step])
 
 
 def _row_times(row: Tensor, matrix: Tensor) -> Tensor:
@@ -93,118 +220,124 @@ def _row_times(row: Tensor, matrix: Tensor) -> Tensor:
     return product.view(*matrix.shape[:-2], matrix.shape[-1])
 
 
-def _scaled_decay(A: Tensor) -> Tensor:
-    """A [G, D, S] -> log2(e) A as [G, 1, S, D]."""
-    return (A.transpose(1, 2) * math.log2(math.e)).unsqueeze(1).contiguous()
+class _BackwardPass:
+    """The gradients of one call, filled window by window.
 
+    Sums over clips and steps are kept apart for the clips of a block until the end: reducing two
+    axes that are not adjacent is many times slower than reducing the first.
+    """
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial_state: Tensor,
-    *,
-    boundaries: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """y and the last state; writes the state that enters each chunk to `boundaries` [chunks, G, B, S, D]."""
-    plan = _Plan.of(u, A)
-    log2_decay = _scaled_decay(A)
-    entry = delta * u
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    last_state = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
-    decays, states = _Buffer(plan, A), _Buffer(plan, A, extra_steps=1)
-    for block in plan.blocks(u.shape[1]):
-        carried = initial_state[:, block].transpose(-1, -2)
-        for index, chunk in enumerate(plan.chunks(u.shape[2])):
-            steps, clips = chunk.stop - chunk.start, block.stop - block.start
-            decay, state = decays.take(steps, clips), states.take(steps + 1, clips)
-            state[0].copy_(carried)
-            if boundaries is not None:
-                boundaries[index, :, block].copy_(state[0])
-            _fill_decay(decay, _steps_first(delta, block, chunk), log2_decay)
-            entering = _steps_first(entry, block, chunk).unsqueeze(-2)
-            torch.mul(entering, _steps_first(B, block, chunk).unsqueeze(-1), out=state[1:])
-            _run_states(state, decay)
-            out = _row_times(_steps_first(C, block, chunk), state[1:])
-            y[:, block, chunk] = out.permute(1, 2, 0, 3)
-            carried = state[-1]
-        last_state[:, block] = carried.transpose(-1, -2)
-    return y, last_state
-
-
-class _Gradients:
-    """Gradients of one call, filled chunk by chunk."""
-
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor) -> None:
-        self.entry = torch.empty_like(u, memory_format=torch.contiguous_format)
-        self.delta = torch.empty_like(u, memory_format=torch.contiguous_format)
-        self.B = torch.empty_like(B, memory_format=torch.contiguous_format)
-        self.C = torch.empty_like(B, memory_format=torch.contiguous_format)
-        self.A = torch.zeros_like(A.transpose(1, 2), memory_format=torch.contiguous_format)
-        self.initial = torch.empty(
-            u.shape[0], u.shape[1], *A.shape[1:], dtype=u.dtype, device=u.device
+    def __init__(self, scan: _Scan, grad_y: Tensor) -> None:
+        groups, _, states, channels = scan.rates.shape
+        self.scan, self.grad_y = scan, grad_y
+        self.log2_rates = scan.rates * math.log2(math.e)
+        self.decays, self.adjoints = scan.buffer(scan.chunk), scan.buffer(scan.chunk)
+        self.states, self.carries = scan.buffer(scan.chunk + 1), scan.buffer(1)
+        self.u, self.delta, self.B, self.C, self.initial_state = (
+            torch.empty(shape, dtype=grad_y.dtype, device=grad_y.device)
+            for shape in (
+                *(scan.u.shape, scan.u.shape, scan.B.shape, scan.B.shape),
+                (groups, scan.u.shape[1], channels, states),
+            )
         )
+        self.rates_sum = grad_y.new_zeros(groups, scan.block, states, channels)
+        self.D_sum = grad_y.new_zeros(groups, scan.block, channels)
+        self.bias_sum = grad_y.new_zeros(groups, scan.block, channels)
+
+    def run(self, boundaries: Tensor, grad_last_state: Tensor) -> None:
+        for clips in self.scan.blocks():
+            carried = self.carries.take(1, clips.stop - clips.start)[0]
+            carried.copy_(grad_last_state[:, clips].transpose(-1, -2))
+            for index, window in reversed(list(enumerate(self.scan.windows(clips)))):
+                self._window(window, boundaries[index, :, clips], carried)
+            self.initial_state[:, clips] = carried.transpose(-1, -2)
+
+    def _window(self, window: _Window, entering: Tensor, carried: Tensor) -> None:
+        """Recompute the window's states, then run its adjoints; `carried` goes in and out."""
+        scan, (steps, clips) = self.scan, window.size
+        decay, adjoint = self.decays.take(steps, clips), self.adjoints.take(steps, clips)
+        state = self.states.take(steps + 1, clips)
+        state[0].copy_(entering)
+        delta = scan.time_steps(window)
+        entry = delta * window.view(scan.u)
+        B, C, dy = (window.view(tensor) for tensor in (scan.B, scan.C, self.grad_y))
+        _run_states(state, decay, delta, entry, B, self.log2_rates)
+        torch.mul(dy.unsqueeze(-2), C.unsqueeze(-1), out=adjoint)
+        adjoint[-1].add_(carried)
+        _run_adjoints(adjoint, decay)
+        torch.mul(decay[0], adjoint[0], out=carried)
+        window.store(_row_times(dy, state[1:].transpose(-1, -2)), self.C)
+        window.store(_row_times(entry, adjoint.transpose(-1, -2)), self.B)
+        grad_entry = _row_times(B, adjoint)
+        adjoint.mul_(decay).mul_(state[:-1])
+        self._sequences(window, grad_entry, delta, exponent=adjoint, scratch=decay)
+
+    def _sequences(
+        self,
+        window: _Window,
+        grad_entry: Tensor,
+        delta: Tensor,
+        *,
+        exponent: Tensor,
+        scratch: Tensor,
+    ) -> None:
+        """From the gradients of delta u and of delta A (`exponent`) to those of the inputs."""
+        scan, clips = self.scan, window.size[1]
+        u, dy = window.view(scan.u), window.view(self.grad_y)
+        grad_delta = torch.mul(exponent, scan.rates, out=scratch).sum(-2).addcmul_(grad_entry, u)
+        exponent.mul_(delta.unsqueeze(-2))
+        self.rates_sum[:, :clips] += torch.sum(exponent, 0, out=scratch[0])
+        if scan.delta_softplus:
+            grad_delta.mul_(torch.sigmoid(scan.biased(window)))
+        window.store(grad_delta, self.delta)
+        if scan.delta_bias is not None:
+            self.bias_sum[:, :clips] += grad_delta.sum(0)
+        grad_u = grad_entry.mul_(delta)
+        if scan.D is not None:
+            grad_u.addcmul_(dy, scan.D)
+            self.D_sum[:, :clips] += (dy * u).sum(0)
+        window.store(grad_u, self.u)
 
 
-def _backward(
-    tensors: tuple[Tensor, ...], boundaries: Tensor, grad_y: Tensor, grad_last: Tensor
-) -> _Gradients:
-    u, delta, A, B, C = tensors
-    plan = _Plan.of(u, A)
-    log2_decay, rates = _scaled_decay(A), A.transpose(1, 2).unsqueeze(1).contiguous()
-    entry = delta * u
-    grads = _Gradients(u, A, B)
-    decays, adjoints = _Buffer(plan, A), _Buffer(plan, A)
-    states, carries = _Buffer(plan, A, extra_steps=1), _Buffer(plan, A)
-    for block in plan.blocks(u.shape[1]):
-        clips = block.stop - block.start
-        carried = carries.take(1, clips)[0].copy_(grad_last[:, block].transpose(-1, -2))
-        decay_sum = torch.zeros_like(carried)
-        for index, chunk in reversed(list(enumerate(plan.chunks(u.shape[2])))):
-            steps = chunk.stop - chunk.start
-            decay, state = decays.take(steps, clips), states.take(steps + 1, clips)
-            adjoint = adjoints.take(steps, clips)
-            delta_, entry_, dy_ = (_steps_first(t, block, chunk) for t in (delta, entry, grad_y))
-            B_, C_ = (_steps_first(t, block, chunk) for t in (B, C))
-            state[0].copy_(boundaries[index, :, block])
-            _fill_decay(decay, delta_, log2_decay)
-            torch.mul(entry_.unsqueeze(-2), B_.unsqueeze(-1), out=state[1:])
-            _run_states(state, decay)
-            torch.mul(dy_.unsqueeze(-2), C_.unsqueeze(-1), out=adjoint)
-            adjoint[-1].add_(carried)
-            rows, drates = adjoint.unbind(0), decay.unbind(0)
-            for s in range(steps - 1, 0, -1):
-                rows[s - 1].addcmul_(drates[s], rows[s])
-            torch.mul(decay[0], adjoint[0], out=carried)
-            grads.C[:, block, chunk] = _row_times(dy_, state[1:].transpose(-1, -2)).permute(1, 2, 0, 3)
-            grads.B[:, block, chunk] = _row_times(entry_, adjoint.transpose(-1, -2)).permute(1, 2, 0, 3)
-            grads.entry[:, block, chunk] = _row_times(B_, adjoint).permute(1, 2, 0, 3)
-            adjoint.mul_(decay).mul_(state[:-1])
-            torch.mul(adjoint, rates, out=decay)
-            grads.delta[:, block, chunk] = decay.sum(-2).permute(1, 2, 0, 3)
-            adjoint.mul_(delta_.unsqueeze(-2))
-            decay_sum.add_(torch.sum(adjoint, 0, out=decay[0]))
-        grads.A += decay_sum.sum(1)
-        grads.initial[:, block] = carried.transpose(-1, -2)
-    grads.delta.addcmul_(grads.entry, u)
-    grads.entry.mul_(delta)
-    return grads
-
-
-class _ChunkedRecurrence(torch.autograd.Function):
+class _ChunkedScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, initial_state):
-        plan = _Plan.of(u, A)
-        boundaries = torch.empty(len(plan.chunks(u.shape[2])), A.shape[0], u.shape[1], A.shape[2], A.shape[1], dtype=u.dtype, device=u.device)
-        y, last = _forward(u, delta, A, B, C, initial_state, boundaries=boundaries)
-        ctx.save_for_backward(u, delta, A, B, C, boundaries)
-        return y, last
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        delta_bias: Tensor | None,
+        initial_state: Tensor,
+        delta_softplus: bool,
+    ) -> tuple[Tensor, Tensor]:
+        scan = _Scan.of(u, delta, A, B, C, D, delta_bias, delta_softplus)
+        groups, _, states, channels = scan.rates.shape
+        boundaries = torch.empty(
+            (scan.chunks, groups, u.shape[1], states, channels), dtype=u.dtype, device=u.device
+        )
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, boundaries)
+        ctx.delta_softplus = delta_softplus
+        return _forward(scan, initial_state, boundaries=boundaries)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gy, gl):
-        *t, boundaries = ctx.saved_tensors
-        g = _backward(tuple(t), boundaries, gy, gl)
-        return g.entry, g.delta, g.A.transpose(1, 2), g.B, g.C, g.initial
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
+        u, delta, A, B, C, D, delta_bias, boundaries = ctx.saved_tensors
+        scan = _Scan.of(u, delta, A, B, C, D, delta_bias, ctx.delta_softplus)
+        passed = _BackwardPass(scan, grad_y)
+        with torch.autocast(u.device.type, enabled=False):
+            passed.run(boundaries, grad_last_state)
+        return (
+            passed.u,
+            passed.delta,
+            passed.rates_sum.sum(1).transpose(1, 2),
+            passed.B,
+            passed.C,
+            None if scan.D is None else passed.D_sum.sum(1),
+            None if scan.delta_bias is None else passed.bias_sum.sum(1),
+            passed.initial_state,
+            None,
+        )

@@ -1,7 +1,7 @@
-"""VideoMamba: a video encoder of bidirectional state-space blocks (Li et al., 2024), published parameter names.
+"""VideoMamba: a video encoder of bidirectional state-space blocks, with the published names.
 
-Axes: B clips, T frames, H x W pixels, N patch tokens, N_vis those not masked, C model width, E alignment width,
-K alignment layers.
+Source: Li et al., 2024. Axes: B clips, T frames, H x W pixels, N patch tokens, N_vis those not
+masked, C model width, E alignment width, K alignment layers.
 """
 
 import math
@@ -43,7 +43,7 @@ class VisionFeatures:
     """The encoder's features before pooling and alignment."""
 
     tokens: Tensor
-    """[B, 1 + N_vis, C]: the class token, then the visible patches, after the last normalisation."""
+    """[B, 1 + N_vis, C]: class token, then visible patches, after the last normalisation."""
 
     aligned: tuple[Tensor, ...]
     """K streams [B, 1 + N_vis, C], shallow to deep."""
@@ -57,10 +57,10 @@ class VisionOutput:
     """[B, N_vis, C]: the visible patch tokens, in order, without the class token."""
 
     pooled: Tensor
-    """[B, T, C] with keep_temporal, else [B, 1, C] ([B, 2, C] for "cls_cat_avg"; "cls" always [B, 1, C])."""
+    """[B, T, C] with keep_temporal, else [B, 1, C]; `pool_tokens` tells the exceptions."""
 
     alignment: Tensor | None
-    """[K, B, 1 + N_vis, E], class token first, not L2-normalised; None without alignment layers."""
+    """[K, B, 1 + N_vis, E], class token first, not L2-normalised; None without such layers."""
 
 
 class Block(nn.Module):
@@ -84,7 +84,9 @@ class Block(nn.Module):
 
 
 class VideoMamba(nn.Module):
-    """Clips or images to tokens, pooled vectors and features to align with a teacher."""
+    """Clips or images to tokens, pooled vectors, and features to align with a teacher."""
+
+    alignment_positions: Tensor
 
     def __init__(self, config: VideoMambaConfig) -> None:
         super().__init__()
@@ -94,7 +96,8 @@ class VideoMamba(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.width))
         self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, frames, config.width))
         self.patch_embed = PatchEmbedding(config)
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        last = max(1, config.depth - 1)
+        rates = [config.drop_path_rate * index / last for index in range(config.depth)]
         self.layers = nn.ModuleList(Block(config, drop_path_rate=rate) for rate in rates)
         self.norm = _norm(config)
         self.pool_norm = nn.LayerNorm(config.width, eps=1e-5)
@@ -102,7 +105,6 @@ class VideoMamba(nn.Module):
             AlignmentDecoder(config.width, config.alignment_width)
             for _ in range(config.alignment_layers)
         )
-        self.alignment_positions: Tensor
         table = sincos_table(1 + frames * rows * columns, config.width).unsqueeze(0)
         self.register_buffer("alignment_positions", table, persistent=False)
         self._initialise()
@@ -110,34 +112,30 @@ class VideoMamba(nn.Module):
     def forward(
         self, clips: Tensor, *, mask: Tensor | None = None, keep_temporal: bool = True
     ) -> VisionOutput:
-        """Encode clips [B, T, 3, H, W], or images with T = 1, of float pixels (normalised).
+        """Encode clips [B, T, 3, H, W] of normalised float pixels, or images with T = 1.
 
-        mask: bool [B, 1 + N], True = hidden; it hides as many tokens in every clip and never the class token.
-        keep_temporal pools each frame apart, which needs as many visible tokens in every frame. Raises ValueError
-        for clips or masks that do not fit.
+        mask, bool [B, 1 + N], True = hidden, hides as many tokens in every clip and never the class
+        token. `keep_temporal` pools each frame apart and needs as many visible tokens in every
+        frame. Raises ValueError for clips or masks that do not fit.
         """
         features = self.encode(clips, mask=mask)
+        cls, patches = features.tokens[:, 0], features.tokens[:, 1:]
         frames = self._frames(clips)
         if mask is not None and keep_temporal and self.config.pooling != "cls":
             _check_even_frames(mask, frames)
         pooled = pool_tokens(
-            features.tokens[:, 0],
-            features.tokens[:, 1:],
-            pooling=self.config.pooling,
-            frames=frames,
-            keep_temporal=keep_temporal,
+            cls, patches, pooling=self.config.pooling, frames=frames, keep_temporal=keep_temporal
         )
         return VisionOutput(
-            tokens=features.tokens[:, 1:],
-            pooled=self.pool_norm(pooled),
-            alignment=self._align(features, mask),
+            tokens=patches, pooled=self.pool_norm(pooled), alignment=self._align(features, mask)
         )
 
     def encode(self, clips: Tensor, *, mask: Tensor | None = None) -> VisionFeatures:
         """The features before pooling and alignment; clips and mask as in `forward`."""
         self._check_clips(clips)
         if mask is not None:
-            _check_mask(mask, clips=clips.shape[0], tokens=self._frames(clips) * self._area)
+            tokens = self._frames(clips) * (self.pos_embed.shape[1] - 1)
+            _check_mask(mask, clips=clips.shape[0], tokens=tokens)
         stream = self._embed(clips, mask)
         aligned = []
         for index, layer in enumerate(self.layers):
@@ -151,7 +149,7 @@ class VideoMamba(nn.Module):
         return VisionFeatures(tokens=self.norm(stream), aligned=tuple(aligned))
 
     def _alignment_stream(self, index: int, *, before: Tensor, after: Tensor) -> Tensor:
-        """Only the last layer's stream is left un-normalised, as published."""
+        """Of the last layer the stream itself, of the others the normalised one: as published."""
         if index < self.config.depth - 1:
             normalised: Tensor = self.norm(after)
             return normalised
@@ -171,41 +169,32 @@ class VideoMamba(nn.Module):
     def _align(self, features: VisionFeatures, mask: Tensor | None) -> Tensor | None:
         if not self.clip_decoder:
             return None
-        visible = None if mask is None else ~mask
-        table = self.alignment_positions
-        if mask is None:
-            table = table[:, : features.tokens.shape[1]]
-        else:
-            table = table[:, : mask.shape[1]]
-        positions = _visible_rows(table, visible)
+        tokens = features.tokens.shape[1] if mask is None else mask.shape[1]
+        table = self.alignment_positions[:, :tokens]
+        positions = _visible_rows(table, None if mask is None else ~mask)
         pairs = zip(self.clip_decoder, features.aligned, strict=True)
         return torch.stack([decoder(stream, positions) for decoder, stream in pairs])
 
-    @property
-    def _area(self) -> int:
-        return self.pos_embed.shape[1] - 1
-
     def _frames(self, clips: Tensor) -> int:
+        """Tokens along time."""
         return clips.shape[1] // self.config.tubelet_size
 
     def _check_clips(self, clips: Tensor) -> None:
-        config = self.config
-        frame = (3, config.image_size, config.image_size)
-        images = 1 if config.tubelet_size == 1 else config.frames
-        if clips.dim() != 5 or tuple(clips.shape[2:]) != frame:
+        side, frames = self.config.image_size, self.config.frames
+        if clips.dim() != 5 or tuple(clips.shape[2:]) != (3, side, side):
+            raise ValueError(f"clips are {tuple(clips.shape)}; give [B, T, 3, {side}, {side}]")
+        allowed = {frames, 1} if self.config.tubelet_size == 1 else {frames}
+        if clips.shape[1] not in allowed:
             raise ValueError(
-                f"clips are {tuple(clips.shape)}; this encoder takes [B, T, {frame[0]}, {frame[1]}, {frame[2]}]"
-            )
-        if clips.shape[1] not in (config.frames, images):
-            raise ValueError(
-                f"clips have {clips.shape[1]} frames; this encoder takes {config.frames}, or 1 for images; for another "
-                "length build it with that many frames and interpolate its temporal positions"
+                f"clips have {clips.shape[1]} frames; this encoder takes "
+                f"{' or '.join(str(count) for count in sorted(allowed))}; for another length build "
+                "it with that many frames and fit its weights with fit_encoder_state"
             )
         if not clips.is_floating_point():
             raise ValueError(f"clips are {clips.dtype}; give normalised floating-point pixels")
 
     def _initialise(self) -> None:
-        """Linear maps trunc-normal 0.02, positions too; what a block adds shrinks with the depth."""
+        """Linear maps trunc-normal; what a block adds to the stream shrinks with the depth."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for name, module in self.named_modules():
             if not isinstance(module, nn.Linear):
@@ -238,24 +227,24 @@ def _visible_rows(table: Tensor, visible: Tensor | None) -> Tensor:
 def _check_mask(mask: Tensor, *, clips: int, tokens: int) -> None:
     if mask.dtype != torch.bool or tuple(mask.shape) != (clips, 1 + tokens):
         raise ValueError(
-            f"the mask is {mask.dtype} {tuple(mask.shape)}; these clips need torch.bool {(clips, 1 + tokens)}, True = hidden, "
-            "class token first"
+            f"the mask is {mask.dtype} {tuple(mask.shape)}; these clips need torch.bool "
+            f"{(clips, 1 + tokens)}, True = hidden, class token first"
         )
     if bool(mask[:, 0].any()):
         raise ValueError("the mask hides a class token; its first column must be False")
     counts = mask.sum(dim=1)
     if bool((counts != counts[0]).any()):
         raise ValueError(
-            f"the mask hides {counts.tolist()} tokens; it must hide as many in every clip"
+            f"the mask hides {counts.tolist()} tokens of the clips; it must hide as many in each"
         )
     if int(counts[0]) == tokens:
-        raise ValueError("the mask hides every token; leave at least one visible")
+        raise ValueError("the mask hides every patch; leave at least one visible")
 
 
 def _check_even_frames(mask: Tensor, frames: int) -> None:
-    counts = mask[:, 1:].unflatten(1, (frames, -1)).sum(dim=2)
+    counts = mask[:, 1:].reshape(len(mask), frames, -1).sum(dim=2)
     if bool((counts != counts[0, 0]).any()):
         raise ValueError(
-            "keep_temporal needs a mask that hides as many tokens in every frame; this one hides "
-            f"{sorted(set(counts.flatten().tolist()))}; use keep_temporal=False"
+            f"the mask hides {sorted(set(counts.flatten().tolist()))} tokens of a frame; with "
+            "keep_temporal it must hide as many in each: use keep_temporal=False or a tube mask"
         )

@@ -1,6 +1,6 @@
 """What shapes a VideoMamba encoder, and the published sizes.
 
-Axes: B clips, T frames, H x W pixels, N tokens, C model width, E alignment width, K alignment layers.
+Axes: C model width, S states, E alignment width, K alignment layers.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ POOLINGS: tuple[Pooling, ...] = ("cls", "cls+avg", "cls_cat_avg", "avg")
 
 @dataclass(frozen=True, kw_only=True)
 class VideoMambaConfig:
-    """Shape, pooling and alignment of a VideoMamba encoder; the defaults are the published "middle"."""
+    """Shape, pooling and alignment of an encoder; the defaults are the published "middle"."""
 
     image_size: int = 224
     """Height and width of a frame, in pixels; a multiple of the patch size."""
@@ -21,7 +21,7 @@ class VideoMambaConfig:
     """Height and width of a patch, in pixels."""
 
     frames: int = 8
-    """Frames of a clip; a single frame is an image and is accepted too. A multiple of the tubelet size."""
+    """Frames of a clip, a multiple of the tubelet size; a single frame (an image) is taken too."""
 
     tubelet_size: int = 1
     """Frames that one token covers."""
@@ -42,7 +42,7 @@ class VideoMambaConfig:
     """Inner channels of a mixer for every channel of the model width."""
 
     drop_path_rate: float = 0.0
-    """Chance that the last block is skipped in training; earlier blocks rise linearly from 0."""
+    """Chance that training skips the last block; it rises linearly from 0 at the first."""
 
     norm: Literal["rms", "layer"] = "rms"
     """Normalisation before every mixer and after the last block."""
@@ -51,7 +51,7 @@ class VideoMambaConfig:
     """Added to the variance in the normalisations of the blocks."""
 
     pooling: Pooling = "cls+avg"
-    """What the pooled vector is made of: class token, mean of the patch tokens, sum of both, or both in a row."""
+    """The pooled vector: class token, its sum with the mean of the patches, both, or the mean."""
 
     alignment_layers: int = 1
     """Number K of layers, counted from the last, that are aligned with a teacher; 0 for none."""
@@ -63,15 +63,15 @@ class VideoMambaConfig:
     """Width E of the teacher's features."""
 
     last_alignment_before_mixer: bool = True
-    """Published behaviour (fused add-norm): the feature of the last layer is the residual stream before the
+    """As published (fused add-norm): the last layer's feature is the residual stream before the
     last mixer, so the last block learns nothing from alignment. False takes the stream after it."""
 
     published_init: bool = False
-    """Published initialisation: every bias 0, dt_proj included. False keeps Mamba's, where the time steps start
-    log-uniform between 0.001 and 0.1."""
+    """Published initialisation: the bias of the time steps starts at 0. False keeps Mamba's, where
+    the steps start log-uniform between 0.001 and 0.1."""
 
     checkpointed_blocks: int = 0
-    """How many of the first blocks recompute their activations in the backward pass, to save memory."""
+    """How many of the first blocks recompute their activations in the backward pass."""
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -87,8 +87,9 @@ class VideoMambaConfig:
         deepest = (self.alignment_layers - 1) * self.alignment_interval
         if deepest >= self.depth:
             raise ValueError(
-                f"alignment_layers {self.alignment_layers} at interval {self.alignment_interval} reach below "
-                f"block 0 of {self.depth}; take fewer layers or a smaller interval"
+                f"alignment_layers {self.alignment_layers} at alignment_interval "
+                f"{self.alignment_interval} reach below the first of {self.depth} blocks; "
+                "take fewer layers or a smaller interval"
             )
 
     def _check_counts(self) -> None:

@@ -56,7 +56,7 @@ def save_checkpoint(
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}, but at least 1 checkpoint must be kept")
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{state.step:08d}"
+    final = checkpoint_path(folder, state.step)
     _sweep_unfinished(folder)
     with atomic_directory(final) as unfinished:
         save_model(model, str(unfinished / MODEL_FILE))
@@ -67,6 +67,11 @@ def save_checkpoint(
     for old in complete_checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return folder / f"step-{step:08d}"
 
 
 def load_checkpoint(

@@ -29,9 +29,7 @@ MAX_TEXT_TOKENS = 32
 
 def small_clip_vision() -> ClipVisionConfig:
     """About 0.4 M parameters, for frames of 64 px."""
-    return ClipVisionConfig(
-        image_size=64, patch_size=8, width=96, layers=4, heads=4, output_dim=64
-    )
+    return ClipVisionConfig(image_size=64, patch_size=8, width=96, layers=4, heads=4, output_dim=64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,6 @@ def averaging_gradients(module: nn.Module, processes: Processes) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         module,
         device_ids=[processes.device] if processes.device.type == "cuda" else None,
-        broadcast_buffers=False,
         # Losses that are off, and images without temporal positions, leave weights unused.
         find_unused_parameters=True,
     )

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from reelscan.pretrain.atomic_file import replacing
 from reelscan.pretrain.run_log import read_metrics
-
-LOSS_NAMES = ("total", "alignment", "contrastive", "matching", "masked_language")
+from reelscan.pretrain.train_step import LOSS_NAMES
 
 
 def plot_losses(metrics_path: Path, png_path: Path, *, title: str = "") -> None:
@@ -17,7 +16,7 @@ def plot_losses(metrics_path: Path, png_path: Path, *, title: str = "") -> None:
 
     Raises ValueError if the metrics file holds no step.
     """
-    rows = read_metrics(metrics_path)
+    rows = _rows_with_losses(metrics_path)
     if not rows:
         raise ValueError(f"{metrics_path} holds no logged step, so there is nothing to plot")
     # The Figure class alone, without pyplot: no window system, no global state.
@@ -36,6 +35,16 @@ def plot_losses(metrics_path: Path, png_path: Path, *, title: str = "") -> None:
     axes.legend()
     with replacing(png_path) as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def has_losses(metrics_path: Path) -> bool:
+    """Whether there is anything to plot."""
+    return bool(_rows_with_losses(metrics_path))
+
+
+def _rows_with_losses(metrics_path: Path) -> list[dict[str, float]]:
+    """Steps that were skipped have none."""
+    return [row for row in read_metrics(metrics_path) if "total" in row]
 
 
 def running_mean(values: Sequence[float]) -> NDArray[np.float64]:

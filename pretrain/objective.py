@@ -41,7 +41,7 @@ from reelscan.pretrain.distributed import (
     joined_rank,
     share_of_mean,
 )
-from reelscan.pretrain.stages import LossWeights, MaskConfig
+from reelscan.pretrain.pretrain_config import LossWeights, MaskConfig
 
 POSITION_MASKS = {
     "random": random_mask,
@@ -167,11 +167,12 @@ class Objective(nn.Module):
             return None
         _, rows, columns = self.model.config.vision.grid
         grid = (clips.shape[1] // self.model.config.vision.tubelet_size, rows, columns)
+        ratio = self.mask.image_ratio if clips.shape[1] == 1 else self.mask.ratio
         if self.mask.kind == "attention":
             assert taught is not None, "the configuration asks for a teacher with this mask"
-            hidden = attention_mask(taught.attention.float(), grid, ratio=self.mask.ratio)
+            hidden = attention_mask(taught.attention.float(), grid, ratio=ratio)
         else:
-            hidden = POSITION_MASKS[self.mask.kind](len(clips), grid, ratio=self.mask.ratio)
+            hidden = POSITION_MASKS[self.mask.kind](len(clips), grid, ratio=ratio)
         hidden = hidden.flatten(1).to(clips.device)
         return torch.cat([hidden.new_zeros(len(clips), 1), hidden], dim=1)
 

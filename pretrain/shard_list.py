@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,6 +125,11 @@ def _listed_shard(given: str | os.PathLike[str], allow_pipe: bool) -> Shard:
 def _checked(corpus: Corpus) -> Corpus:
     if not corpus.shards:
         raise ValueError(f"corpus {corpus.name} has no shards")
+    names = Counter(shard.name for shard in corpus.shards)
+    ((name, times),) = names.most_common(1)
+    if times > 1:
+        # Names tell samples of different shards apart.
+        raise ValueError(f"{times} shards are called {name}: read them as corpora of their own")
     for shard in corpus.shards:
         if shard.path is not None and not shard.path.is_file():
             raise FileNotFoundError(f"shard {shard.path} is not there")

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from reelscan.pretrain.media_kind import MEDIA_SUFFIXES, media_suffix
 from reelscan.pretrain.shard_list import Shard, list_shards, open_shard
 from reelscan.pretrain.shard_sample import RawSample
 from reelscan.pretrain.shard_tar import read_samples, sample_source
@@ -43,6 +44,9 @@ class ClipDecoder:
     """How `read_clip` chooses frames; "random" draws them from the generator."""
 
     def __call__(self, media: bytes, name: str, generator: torch.Generator) -> Tensor:
+        if media_suffix(media) is None:
+            # A playlist in place of a video would name files of its own choice.
+            raise VideoError(name, f"is none of {', '.join(MEDIA_SUFFIXES)} by its content")
         clip = read_clip(
             media,
             frames=self.frames,
@@ -193,26 +197,32 @@ class ShardDataset(IterableDataset[Sample]):
 
     def _decoded(self, sample: RawSample, source: str, *, visit: tuple[int, int]) -> Tensor | None:
         """`visit`: epoch and lap."""
-        if self._cache and (cached := self._cache.get(source)) is not None:
-            return cached
-        # What is kept must not depend on the epoch in which it happened to be decoded.
-        when = () if self._cache else visit
+        if self._cache is None:
+            return self._decode_or_skip(sample.media, source, seed=_seed(self.seed, source, *visit))
+        # By content, and with a seed that follows from it alone: what is kept must not depend on
+        # which sample or epoch came first.
+        content = hashlib.blake2b(sample.media, digest_size=16).hexdigest()
+        clip = self._cache.get(content)
+        if clip is None:
+            clip = self._decode_or_skip(sample.media, source, seed=_seed(self.seed, content))
+            if clip is not None:
+                self._cache.put(content, clip)
+        return clip
+
+    def _decode_or_skip(self, media: bytes, source: str, *, seed: int) -> Tensor | None:
         try:
-            clip = self._decode(
-                sample.media, source, _generator(self.seed, "decode", source, *when)
-            )
+            clip = self._decode(media, source, torch.Generator().manual_seed(seed))
         except VideoError as error:
             self.skips.add(Skipped(reason="video", source=source, detail=error.reason))
             return None
         _check_clip(clip, "decode")
-        if self._cache:
-            self._cache.put(source, clip)
         return clip
 
     def _finished(
         self, clip: Tensor, sample: RawSample, source: str, *, visit: tuple[int, int]
     ) -> Sample:
-        generator = _generator(self.seed, "sample", source, *visit)
+        seed = _seed(self.seed, "augment", source, *visit)
+        generator = torch.Generator().manual_seed(seed)
         captions = sample.description.captions
         drawn = int(torch.randint(len(captions), (), generator=generator))
         if self._augment is not None:
@@ -222,13 +232,13 @@ class ShardDataset(IterableDataset[Sample]):
             clip_uint8=clip,
             captions=captions,
             caption=captions[drawn],
-            sample_id=_seed(self.corpus.name, sample.key),
+            sample_id=_seed(self.corpus.name, source),
             source=source,
         )
 
 
 class _ClipCache:
-    """Clips by name until they fill `max_bytes`. None is ever thrown out: with a new order each
+    """Clips by content until they fill `max_bytes`. None is ever thrown out: with a new order each
     epoch, no clip is more likely to be asked for than another."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -236,13 +246,13 @@ class _ClipCache:
         self._bytes = 0
         self._clips: dict[str, Tensor] = {}
 
-    def get(self, name: str) -> Tensor | None:
-        clip = self._clips.get(name)
+    def get(self, content: str) -> Tensor | None:
+        clip = self._clips.get(content)
         return None if clip is None else clip.clone()
 
-    def put(self, name: str, clip: Tensor) -> None:
+    def put(self, content: str, clip: Tensor) -> None:
         if self._bytes + clip.nbytes <= self._max_bytes:
-            self._clips[name] = clip.clone()
+            self._clips[content] = clip.clone()
             self._bytes += clip.nbytes
 
 
@@ -288,10 +298,6 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank}, but must be 0 to {world_size - 1}")
     return rank, world_size
-
-
-def _generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(*parts))
 
 
 def _seed(*parts: int | str) -> int:

@@ -75,5 +75,10 @@ def parse_description(data: bytes) -> Description:
         if not isinstance(values.get(name), (*kinds, type(None))):
             raise ValueError(f'"{name}" is {type(values[name]).__name__}, not {kinds[0].__name__}')
     return Description(
-        captions=tuple(captions), **{name: values.get(name) for name in _OPTIONAL_FIELDS}
+        captions=tuple(captions),
+        video=values.get("video"),
+        sha256=values.get("sha256"),
+        width=values.get("width"),
+        height=values.get("height"),
+        duration_seconds=values.get("duration_seconds"),
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reelscan.index.atomic_file import write_atomically
@@ -62,7 +61,6 @@ def write_contact_sheet(
     width = 2 * _MARGIN + columns * thumbnail_width + (columns - 1) * _GAP
     height = 2 * _MARGIN + len(rows) * row_height - _GAP
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
     for number, row in enumerate(rows):
         top = height - _MARGIN - number * row_height
         title = _shortened(row.title, letters=(width - 2 * _MARGIN) // 11)
@@ -97,7 +95,7 @@ def write_contact_sheet(
                 color="#6b7785",
             )
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    figure.savefig(picture, format="png")
     write_atomically(Path(path), picture.getvalue())
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelscan.index.decode_ahead import Decoded, decode_ahead
+from reelscan.index.segment_frames import read_whole
 from reelscan.models.encoder import Encoder, MatchingEncoder
 from reelscan.pretrain.annotations import CaptionedVideo, read_annotations
 from reelscan.retrieval.evaluation_report import (
@@ -28,8 +29,7 @@ from reelscan.retrieval.evaluation_report import (
 )
 from reelscan.retrieval.frame_spool import FrameSpool
 from reelscan.retrieval.metrics import chance_metrics, retrieval_metrics
-from reelscan.retrieval.rerank import RerankedScores, ScoreRule, rerank
-from reelscan.video.decode import read_clip
+from reelscan.retrieval.rerank import RerankedScores, ScoreRule, check_score_rule, rerank
 from reelscan.video.errors import VideoError
 from reelscan.video.probe import probe
 from reelscan.video.windows import Window
@@ -86,9 +86,16 @@ def evaluate(
         ValueError: bad annotations or settings, or an encoder that cannot rerank.
     """
     started = time.monotonic()
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
+    for name, value in (
+        ("batch_size", batch_size),
+        ("workers", workers),
+        ("rerank_top", 1 if rerank_top is None else rerank_top),
+    ):
         if value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds is {max_seconds}; give a number above 0, or None")
+    check_score_rule(score_rule)
     if rerank_top is not None:
         _matching(encoder)
     tell = on_progress or _tell_nobody
@@ -117,15 +124,12 @@ def evaluate(
         )
         broken += embedded.broken
         _refuse_broken(broken, annotated, leave_out=leave_out_broken)
-        kept = [found[place] for place in embedded.places]
-        texts = [text for one in kept for text in one.texts]
-        similarity = _embed_texts(encoder, texts) @ embedded.vectors.T
-        reranked = None
+        scores = _compare(encoder, [found[place] for place in embedded.places], embedded.vectors)
         if rerank_top is not None and spool is not None:
             reranked = rerank(
                 _matching(encoder),
-                similarity,
-                texts=texts,
+                scores.similarity,
+                texts=scores.texts,
                 video_batches=spool.batches(embedded.places, batch_size=batch_size),
                 top=rerank_top,
                 score_rule=score_rule,
@@ -133,13 +137,7 @@ def evaluate(
                     EvaluationProgress(stage="matching pairs", done=done, total=total)
                 ),
             )
-    scores = EvaluationScores(
-        videos=tuple(one.video for one in kept),
-        texts=tuple(texts),
-        text_video=tuple(place for place, one in enumerate(kept) for _ in one.texts),
-        similarity=similarity,
-        reranked=reranked,
-    )
+            scores = replace(scores, reranked=reranked)
     return _report(scores, left_out=tuple(broken), seconds=time.monotonic() - started)
 
 
@@ -187,16 +185,13 @@ def _find_videos(
 def _clip_reader(
     encoder: Encoder, found: Sequence[_Found], root: Path
 ) -> Callable[[str], Iterator[Window]]:
-    how = encoder.preprocessing
     end_seconds = {one.video: one.end_seconds for one in found}
 
     def read(video: str) -> Iterator[Window]:
-        clip = read_clip(
+        clip = read_whole(
             root / video,
-            frames=how.frames,
-            sampling="middle",
+            preprocessing=encoder.preprocessing,
             end_seconds=end_seconds[video],
-            frame_size=how.size,
             name=video,
         )
         yield Window(clip=clip, start_seconds=0.0, end_seconds=clip.times_seconds[-1])
@@ -243,13 +238,24 @@ def _embed_videos(
     return _Embedded(places=kept, vectors=stacked, broken=tuple(broken))
 
 
-def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-    """[Q, E]"""
-    parts = [
-        encoder.encode_text(list(texts[start : start + _TEXTS_AT_ONCE])).numpy()
-        for start in range(0, len(texts), _TEXTS_AT_ONCE)
-    ]
-    return np.concatenate(parts)
+def _compare(
+    encoder: Encoder, kept: Sequence[_Found], vectors: NDArray[np.float32]
+) -> EvaluationScores:
+    """The similarity of every text with every video's vector [V, E]."""
+    texts = tuple(text for one in kept for text in one.texts)
+    text_vectors = np.concatenate(
+        [
+            encoder.encode_text(list(texts[start : start + _TEXTS_AT_ONCE])).numpy()
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+        ]
+    )
+    return EvaluationScores(
+        videos=tuple(one.video for one in kept),
+        texts=texts,
+        text_video=tuple(place for place, one in enumerate(kept) for _ in one.texts),
+        similarity=text_vectors @ vectors.T,
+        reranked=None,
+    )
 
 
 def _report(

@@ -63,8 +63,7 @@ def rerank(
     """
     if top < 1 or pairs_at_once < 1:
         raise ValueError(f"top is {top}, pairs_at_once {pairs_at_once}; give at least 1")
-    if score_rule not in get_args(ScoreRule):
-        raise ValueError(f"score_rule is {score_rule!r}; choose one of {get_args(ScoreRule)}")
+    check_score_rule(score_rule)
     if similarity.ndim != 2 or len(similarity) != len(texts):
         raise ValueError(
             f"similarity has the shape {similarity.shape}; "
@@ -85,6 +84,12 @@ def rerank(
         text_to_video=np.where(of_text, logits, NO_CANDIDATE_SCORE).astype(np.float32) + extra,
         video_to_text=(np.where(of_video, logits, NO_CANDIDATE_SCORE).astype(np.float32) + extra).T,
     )
+
+
+def check_score_rule(score_rule: str) -> None:
+    """Raise ValueError unless it is a `ScoreRule`."""
+    if score_rule not in get_args(ScoreRule):
+        raise ValueError(f"score_rule is {score_rule!r}; choose one of {get_args(ScoreRule)}")
 
 
 def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.bool_]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from reelscan.index.collection import Collection, SegmentHit
 from reelscan.index.manifest import FingerprintMismatch
+from reelscan.index.segment_frames import read_segment, read_whole
 from reelscan.models.encoder import Encoder, MatchingEncoder
-from reelscan.video.decode import read_clip
 from reelscan.video.errors import VideoError
 
 _CLIPS_AT_ONCE = 8
@@ -95,8 +95,7 @@ class Searcher:
                 f"there is no video {query}: give the path of an example video, or a sentence as "
                 "plain text"
             )
-        how = self._encoder.preprocessing
-        clip = read_clip(query, frames=how.frames, sampling=how.sampling, frame_size=how.size)
+        clip = read_whole(query, preprocessing=self._encoder.preprocessing, name=query.name)
         vector = self._encoder.encode_video(clip.frames_uint8[None])[0]
         # A video's vector is a mean, shorter than 1; length 1 makes its scores comparable.
         return torch.nn.functional.normalize(vector, dim=0).numpy()
@@ -117,7 +116,6 @@ class Searcher:
         return [replace(found[place], score=logits[place]) for place in order]
 
     def _frames(self, segment: SegmentHit) -> torch.Tensor:
-        how = self._encoder.preprocessing
         path = self._collection.video_path(segment.video)
         if not path.is_file():
             raise VideoError(
@@ -125,13 +123,12 @@ class Searcher:
                 f"is gone from {path.parent}, so it cannot be read for reranking: embed the folder "
                 "again, or search without rerank",
             )
-        return read_clip(
+        return read_segment(
             path,
-            frames=how.frames,
-            sampling=how.sampling,
             start_seconds=segment.start_seconds,
             end_seconds=segment.end_seconds,
-            frame_size=how.size,
+            windowing=self._collection.manifest.windowing,
+            preprocessing=self._encoder.preprocessing,
             name=segment.video,
         ).frames_uint8
 

@@ -132,6 +132,9 @@ def clip_of(pictures: Mapping[int, Tensor], ordinals: Sequence[int], reader: Fra
 def _read(
     reader: FrameReader, choose: Callable[[Timeline, str], list[int]], resized: Resize
 ) -> Clip:
+    if reader.failure is not None:
+        raise reader.failure
+
     def chosen() -> Clip:
         ordinals = choose(reader.timeline, reader.name)
         wanted = sorted(set(ordinals))

@@ -5,13 +5,14 @@ Axes: T frames, H x W pixels; colours are RGB.
 
 import io
 import os
-import tempfile
+import secrets
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.codec.codec import UnknownCodecError
 from torch import Tensor
 
 _CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}
@@ -66,17 +67,18 @@ def encode_video(
     for what FFmpeg refuses.
     """
     rate = _checked_rate(frames_uint8, fps, pixel_format)
-    options = {"crf": str(crf)}
+    # With its macroblock tree x264 reads memory that it never set, so bytes could differ.
+    options = {"crf": str(crf), "mbtree": "0"}
     if keyframe_seconds is not None:
         if not keyframe_seconds > 0:
             raise ValueError(f"keyframe_seconds is {keyframe_seconds}; give a number above 0")
         options["g"] = str(max(1, round(keyframe_seconds * rate)))
     encoded = io.BytesIO()
+    _check_codec(codec)
     try:
         with av.open(encoded, "w", format=container, options={"fflags": "+bitexact"}) as output:
             stream = output.add_stream(codec, rate=rate, options=options)
-            if not isinstance(stream, av.VideoStream):
-                raise ValueError(f"codec {codec} is not for video; use libx264, for instance")
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width = frames_uint8.shape[-2:]
             stream.pix_fmt = pixel_format
             # The number of threads is written into H.264 streams, and may change their bits.
@@ -87,10 +89,21 @@ def encode_video(
             output.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise ValueError(
-            f"FFmpeg cannot write {list(frames_uint8.shape)} as {pixel_format} {codec} in {container}: "
-            f"{error.strerror}"
+            f"FFmpeg cannot write {list(frames_uint8.shape)} as {pixel_format} {codec} in "
+            f"{container}: {error.strerror}"
         ) from error
     return encoded.getvalue()
+
+
+def _check_codec(codec: str) -> None:
+    try:
+        kind = av.Codec(codec, "w").type
+    except UnknownCodecError:
+        kind = "unknown"
+    if kind != "video":
+        raise ValueError(
+            f"{codec} is no video encoder of FFmpeg ({kind}); use libx264, for instance"
+        )
 
 
 def _checked_rate(frames_uint8: Tensor, fps: float | Fraction, pixel_format: str) -> Fraction:
@@ -110,13 +123,13 @@ def _checked_rate(frames_uint8: Tensor, fps: float | Fraction, pixel_format: str
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class OpenCVReader:
     """One video opened with OpenCV; it turns pictures upright by itself."""
 
+    failure = None
+
     def __init__(self, source: VideoSource, *, name: str, thread_count: int) -> None:
         self.name = name
         self._thread_count = thread_count

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import SideData
 from torch import Tensor
 
 
@@ -40,7 +41,7 @@ class Orientation:
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The orientation nearest to the frame's display matrix; upright if it has none."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    if not isinstance(matrix, SideData):
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
     # Stored (x, y) is shown at (a x + c y, b x + d y).

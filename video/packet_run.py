@@ -81,14 +81,14 @@ class PacketRun:
         stop_pts = math.inf
         if origin_pts is not None:
             stop_pts = origin_pts + end_seconds / float(self.stream.time_base)
-            if start_seconds > 0:
+            if start_seconds > 0 and self.stream.can_seek:
                 self._seek_pts = origin_pts + int(start_seconds / self.stream.time_base)
         table = table_of(self._anew(), frame_pts=self._frame_pts, stop_pts=stop_pts)
         return self._checked(table, origin_pts)
 
     def _checked(self, table: PacketTable, origin_pts: int | None) -> tuple[int, PacketTable]:
-        if not table.count or (table.has_all_pts and not table.shown):
-            raise VideoError(self._name, "holds no video frames")
+        if not table.count or (table.is_trustworthy and not table.shown):
+            raise table.failure or VideoError(self._name, "holds no video frames")
         if origin_pts is None:
             origin_pts = table.shown[0] if table.shown else 0
         return origin_pts, table

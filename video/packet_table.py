@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import av
 
+from reelscan.video.errors import VideoError
 from reelscan.video.timeline import Timeline
 
 KEPT_BYTES = 16 << 20
@@ -39,10 +40,12 @@ class PacketTable:
     """their pts, ascending as well"""
     end_pts: int | None
     """when the last frame stops being shown; None if packets behind these were left out"""
-    has_all_pts: bool
-    """False for streams whose packets carry no times"""
+    is_trustworthy: bool
+    """False if packets lack times or share them, so that only decoding tells the frames"""
     packets: tuple[VideoPacket, ...] | None
     """the packets, if they are few enough to keep"""
+    failure: VideoError | None
+    """what made reading stop before the end"""
 
     def keyframe_for(self, ordinal: int) -> tuple[int, int]:
         """Where decoding has to begin for a shown frame: (place of the packet, its pts)."""
@@ -66,12 +69,18 @@ class PacketTable:
 
 
 def packets_with_data(packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
-    """Those worth decoding: not empty, from the first keyframe on.
+    """Those worth decoding: from the first keyframe on, neither empty nor cut off by the end.
 
     A decoder takes an empty packet for the end of the stream.
     """
     filled = (packet for packet in packets if packet.size)
-    return itertools.dropwhile(lambda packet: not packet.is_keyframe, filled)
+    latest = None
+    for packet in itertools.dropwhile(lambda packet: not packet.is_keyframe, filled):
+        if latest is not None:
+            yield latest
+        latest = packet
+    if latest is not None and not latest.is_corrupt:
+        yield latest
 
 
 def first_shown_pts(packets: Iterable[VideoPacket]) -> int | None:
@@ -87,13 +96,16 @@ def table_of(
 
     `frame_pts`: how long a frame lasts by the header's frame rate, used if there is only one.
     """
-    notes = _Notes()
-    for packet in packets:
-        # No frame is shown before it is decoded, so none up to `stop_pts` can follow.
-        if packet.dts is not None and packet.dts > stop_pts:
-            return notes.table(end_pts=None)
-        notes.add(packet)
-    return notes.table(end_pts=notes.end_pts(frame_pts))
+    notes, failure = _Notes(), None
+    try:
+        for packet in packets:
+            # No frame is shown before it is decoded, so none up to `stop_pts` can follow.
+            if packet.dts is not None and packet.dts > stop_pts:
+                return notes.table(end_pts=None, failure=None)
+            notes.add(packet)
+    except VideoError as error:
+        failure = error
+    return notes.table(end_pts=notes.end_pts(frame_pts), failure=failure)
 
 
 class _Notes:
@@ -139,13 +151,16 @@ class _Notes:
         mean = (self._last_pts - min(self._shown)) // gaps if gaps else round(frame_pts)
         return self._last_pts + max(1, mean)
 
-    def table(self, *, end_pts: int | None) -> PacketTable:
+    def table(self, *, end_pts: int | None, failure: VideoError | None) -> PacketTable:
+        shown = array("q", sorted(self._shown))
+        has_shared_pts = any(one == other for one, other in itertools.pairwise(shown))
         return PacketTable(
             count=self._count,
-            shown=array("q", sorted(self._shown)),
+            shown=shown,
             keyframes=self._keyframes,
             keyframe_pts=self._keyframe_pts,
             end_pts=end_pts,
-            has_all_pts=self._has_all_pts,
+            is_trustworthy=self._has_all_pts and not has_shared_pts,
             packets=tuple(self._kept) if self._bytes <= KEPT_BYTES else None,
+            failure=failure,
         )

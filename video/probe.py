@@ -37,6 +37,8 @@ def probe(source: VideoSource, *, name: str | None = None) -> VideoInfo:
     """
     called = source_name(source, name)
     with closing(PyAVReader(source, name=called)) as reader:
+        if reader.failure is not None:
+            raise reader.failure
         try:
             first = next(reader.frames_at([0]))
         except TimelineMismatchError:

@@ -47,13 +47,17 @@ class PyAVReader:
         self._orientation: Orientation | None = None
         self._is_recounted = False
         try:
-            if self._run.table.has_all_pts:
+            if self._run.table.is_trustworthy:
                 self.timeline = self._run.timeline()
             else:
                 self.recount()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def failure(self) -> VideoError | None:
+        return self._run.table.failure
 
     def frames_at(self, ordinals: Sequence[int]) -> Iterator[Tensor]:
         chosen = self._in_sequence(ordinals) if self._is_recounted else self._skipping(ordinals)
@@ -185,8 +189,8 @@ class _Feed:
 
 
 def _timeline_of(pts: Sequence[int | None], stream: PyAVStream) -> Timeline:
-    """Of frames in the order they came; without times they are spread evenly."""
-    known = sorted(one for one in pts if one is not None)
+    """Of frames in the order they came; without a time for each they are spread evenly."""
+    known = sorted({one for one in pts if one is not None})
     if len(known) == len(pts):
         seconds = [float((one - known[0]) * stream.time_base) for one in known]
     else:

@@ -73,14 +73,25 @@ class PyAVStream:
             yield from packets_with_data(self._container.demux(self._stream))
         except av.FFmpegError as error:
             raise VideoError(self.name, f"reading it fails: {error.strerror}") from error
+        except IndexError:
+            # All packets were read. PyAV then asks for those of streams that came up meanwhile,
+            # which it does not know.
+            return
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether packets behind a seek are those that reading everything yields.
+
+        In MPEG streams, for one, their times differ.
+        """
+        return self._container.format.name in ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
     def seek(self, pts: int) -> None:
-        """Move to a keyframe before `pts`, if the file is good at that; check the next packet."""
-        # Some formats cannot seek. The packets that follow show where the position is.
+        """Move to a keyframe before `pts`, or stay; the next packet tells."""
         with contextlib.suppress(av.FFmpegError):
             self._container.seek(pts, stream=self._stream)
 
-    def decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
+    def decode(self, packet: "VideoPacket | None") -> list[av.VideoFrame]:
         """Frames that are ready after this packet; None, the end, makes all others ready."""
         try:
             return self._codec.decode(packet)
@@ -114,7 +125,7 @@ def _opened_container(file: BinaryIO, name: str) -> InputContainer:
     except av.ArgumentError as error:
         raise UnsupportedVideoError(name, "is in none of the formats that are read") from error
     except av.FFmpegError as error:
-        raise UnsupportedVideoError(name, f"is no readable video: {error.strerror}") from error
+        raise VideoError(name, f"is no readable video: {error.strerror}") from error
 
 
 def _video_stream(container: InputContainer, name: str) -> av.VideoStream:

@@ -23,6 +23,11 @@ class FrameReader(Protocol):
     @property
     def timeline(self) -> Timeline: ...
 
+    @property
+    def failure(self) -> VideoError | None:
+        """What ends the timeline before the video ends, if anything does."""
+        ...
+
     def frames_at(self, ordinals: Sequence[int]) -> Iterator[Tensor]:
         """uint8 RGB [3, H, W] of the frames with these ascending, different ordinals.
 

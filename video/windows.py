@@ -84,9 +84,11 @@ def _windows(
             for window in _decoded(reader, spans[handed_out:], frames, resized):
                 yield window
                 handed_out += 1
-            return
+            break
         except TimelineMismatchError:
             reader.recount()
+    if reader.failure is not None:
+        raise reader.failure
 
 
 def _spans(

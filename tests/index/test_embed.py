@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from colour_encoder import ColourEncoder, write_colours
 
 from reelscan.index.collection import Collection
 from reelscan.index.embed import embed_folder
-from reelscan.index.manifest import FingerprintMismatch
+from reelscan.index.manifest import FingerprintMismatch, Windowing
+from reelscan.index.segment_frames import read_segment, read_segments
 from reelscan.video.errors import VideoError
 
 WINDOWS = {"window_seconds": 1.0, "stride_seconds": 1.0}
@@ -152,7 +154,7 @@ def test_broken_videos_are_set_aside_with_the_reason_until_they_change(folder):
 
 def test_a_video_that_breaks_late_leaves_no_segment(folder, monkeypatch):
     """Windows already embedded when the break is met are dropped too."""
-    import reelscan.index.embed as module
+    import reelscan.index.segment_frames as module
 
     whole = module.stream_windows
 
@@ -315,3 +317,32 @@ def test_a_file_changed_while_it_is_embedded_is_embedded_again(folder):
     report = embed(folder)
     assert (report.embedded, report.unchanged) == (1, 1)
     assert ("sub/b.MP4", 1.0, 2.0) in contents(folder)
+
+
+def test_the_model_s_place_is_kept_for_searches(folder):
+    embed(folder)
+    path = folder.parent / "my.collection"
+    with Collection.open(path) as collection, pytest.raises(ValueError, match="name the model"):
+        collection.model_path()
+    embed(folder, model_path=folder.parent / "model")
+    with Collection.open(path) as collection:
+        assert collection.model_path() == folder.parent / "model"
+
+
+@pytest.mark.parametrize("window_seconds", [1.5, None])
+def test_a_segment_read_again_shows_the_same_frames(folder, window_seconds):
+    windowing = Windowing(window_seconds=window_seconds)
+    how = ColourEncoder().preprocessing
+    path = folder / "a.mp4"
+    windows = list(read_segments(path, windowing=windowing, preprocessing=how, name="a.mp4"))
+    assert len(windows) == (2 if window_seconds else 1)
+    for window in windows:
+        clip = read_segment(
+            path,
+            start_seconds=window.start_seconds,
+            end_seconds=window.end_seconds,
+            windowing=windowing,
+            preprocessing=how,
+            name="a.mp4",
+        )
+        assert torch.equal(clip.frames_uint8, window.clip.frames_uint8)

@@ -32,6 +32,9 @@ class Case:
     def __contains__(self, key: str) -> bool:
         return key in self.tensors
 
+    def get(self, key: str) -> torch.Tensor | None:
+        return self.tensors.get(key)
+
     def group(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors whose name starts with `prefix`, without it: `group("param.")`."""
         return {

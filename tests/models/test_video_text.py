@@ -128,9 +128,7 @@ def test_configurations_that_do_not_fit_are_refused(change, complaint):
 
 @pytest.fixture(scope="module")
 def middle() -> VideoTextModel:
-    """The published size, without memory for it."""
-    with torch.device("meta"):
-        return VideoTextModel(video_text_middle())
+    return VideoTextModel(video_text_middle())
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +157,7 @@ def test_the_middle_preset_has_the_published_names_shapes_and_size(middle, publi
 )
 def test_every_published_variant_is_taken(middle, published, variant, missing, unknown):
     state = {
-        name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+        name: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape)  # takes no memory
         for name, (shape, dtype) in published[variant].items()
     }
     report = load_published(middle, state)

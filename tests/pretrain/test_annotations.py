@@ -143,14 +143,14 @@ def test_unusual_but_good_names(tmp_path: Path) -> None:
 def test_bad_rows_are_named(row: dict[str, object], reason: str, tmp_path: Path) -> None:
     rows = [{"video": "good.mp4", "caption": "x"}, row]
     path = write(tmp_path / "a.json", json.dumps(rows))
-    with pytest.raises(ValueError, match=f"1 of 2 rows are bad. row 2: .*{reason}"):
+    with pytest.raises(ValueError, match=rf"1 of 2 rows are bad\. row 2: .*{reason}"):
         read_annotations(path, root=tmp_path)
 
 
 def test_many_bad_rows_make_one_short_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "video,caption\n" + "a.mp4,\n" * 100)
     with pytest.raises(
-        ValueError, match="100 of 100 rows are bad. line 2: .*and 95 more"
+        ValueError, match=r"100 of 100 rows are bad\. line 2: .*and 95 more"
     ) as raised:
         read_annotations(path, root=tmp_path)
     assert len(str(raised.value)) < 1000

@@ -85,8 +85,11 @@ def test_no_folder_means_no_checkpoint(tmp_path):
 def test_a_kill_at_any_point_of_writing_leaves_a_whole_checkpoint(tmp_path, point):
     """SIGKILL at the first, second, ... sync to disk: the older or the new one counts."""
     save(tmp_path, 10)
+    model, optimizer = trained(2)
     child = os.fork()
     if child == 0:
+        # Only files are touched here: torch's threads do not survive a fork.
+        signal.alarm(60)
         calls = iter(range(100))
 
         def sync_or_die(path):
@@ -94,7 +97,8 @@ def test_a_kill_at_any_point_of_writing_leaves_a_whole_checkpoint(tmp_path, poin
                 os.kill(os.getpid(), signal.SIGKILL)
 
         atomic_directory._sync = sync_or_die
-        save(tmp_path, 20)
+        state = RunState(step=20)
+        save_checkpoint(tmp_path, model=model, optimizer=optimizer, state=state, keep_last=3)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     was_killed = os.WIFSIGNALED(status)

@@ -18,6 +18,7 @@ from reelscan.pretrain.distributed import (
     joined_processes,
     mean_over_processes,
 )
+from reelscan.pretrain.run_log import read_metrics
 
 STEP_SCRIPT = Path(__file__).parent / "two_process_step.py"
 
@@ -52,16 +53,37 @@ def run_two_processes(script: Path, *arguments: str) -> None:
     assert [process.returncode for process in running] == [0, 0], "\n".join(outputs)
 
 
-def test_loss_and_gradients_are_those_of_one_process_with_the_whole_batch(tmp_path):
-    run_two_processes(STEP_SCRIPT, str(tmp_path))
-    runpy.run_path(str(STEP_SCRIPT))["main"](tmp_path)
-    alone = load_file(tmp_path / "1-0.safetensors")
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes and one alone made of the same data."""
+    folder = tmp_path_factory.mktemp("results")
+    run_two_processes(STEP_SCRIPT, str(folder))
+    runpy.run_path(str(STEP_SCRIPT))["main"](folder)
+    return folder
+
+
+def test_loss_and_gradients_are_those_of_one_process_with_the_whole_batch(results):
+    alone = load_file(results / "1-0.safetensors")
     assert sum(bool(value.any()) for value in alone.values()) > 60
     for rank in range(2):
-        together = load_file(tmp_path / f"2-{rank}.safetensors")
+        together = load_file(results / f"2-{rank}.safetensors")
         assert together.keys() == alone.keys()
         for name, expected in alone.items():
             torch.testing.assert_close(together[name], expected, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_run_of_two_processes_learns_what_one_learns(results):
+    """Also: all stop together, one writes, and the run can be resumed."""
+    alone, together = (read_metrics(results / f"run-{count}/metrics.jsonl") for count in (1, 2))
+    assert [row["step"] for row in together] == [0, 1, 2, 3]
+    for mine, theirs in zip(together, alone, strict=True):
+        assert mine["contrastive"] == pytest.approx(theirs["contrastive"], rel=1e-3)
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2)
+    weights = [
+        load_file(results / f"run-{count}" / "model" / "model.safetensors") for count in (1, 2)
+    ]
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, atol=2e-4, rtol=1e-3, msg=name)
 
 
 def test_alone_gathering_changes_nothing():

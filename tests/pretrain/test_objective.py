@@ -14,7 +14,7 @@ from reelscan.models.video_text import VideoTextConfig, VideoTextModel, load_pub
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.models.weights import load_strict
 from reelscan.pretrain.objective import Draws, Objective, TrainingBatch
-from reelscan.pretrain.stages import LossWeights, MaskConfig
+from reelscan.pretrain.pretrain_config import LossWeights, MaskConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

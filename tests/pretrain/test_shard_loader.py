@@ -159,8 +159,7 @@ def test_a_worker_whose_shard_is_lost_reads_others(tmp_path: Path) -> None:
     assert loader.skips.counts["shard"] > 0
 
 
-@pytest.mark.parametrize("drop_last", [True, False])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("drop_last", "workers"), [(True, 0), (False, 0), (False, 2)])
 def test_nothing_readable_is_an_error(tmp_path: Path, drop_last: bool, workers: int) -> None:
     index = write_corpus(tmp_path, broken=range(COUNT))
     dataset = ShardDataset(index, decode=decode)
@@ -186,7 +185,7 @@ def test_workers_use_one_thread(corpus: Path) -> None:
     torch.set_num_threads(2)
     try:
         loader = make_loader(ShardDataset(corpus, decode=threads), batch_size=2, workers=1)
-        assert all(batch.clips_uint8.unique().tolist() == [1] for batch in loader)
+        assert all((batch.clips_uint8 == 1).all() for batch in loader)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -211,15 +210,6 @@ def test_clips_of_different_sizes_are_an_error(corpus: Path) -> None:
 
     loader = make_loader(ShardDataset(corpus, decode=growing), batch_size=3)
     with pytest.raises(ValueError, match="must give one number of frames and one size"):
-        list(loader)
-
-
-def test_errors_in_workers_are_raised_here(corpus: Path) -> None:
-    def faulty(media: bytes, name: str, generator: torch.Generator) -> Tensor:
-        raise RuntimeError("out of memory")
-
-    loader = make_loader(ShardDataset(corpus, decode=faulty), batch_size=3, workers=1)
-    with pytest.raises(RuntimeError, match="out of memory"):
         list(loader)
 
 

@@ -191,6 +191,16 @@ def test_default_decoding_reads_real_clips(tmp_path: Path) -> None:
 # Damage and malice
 
 
+def test_playlists_are_not_opened_as_videos(tmp_path: Path) -> None:
+    frames = torch.zeros(6, 3, 32, 48, dtype=torch.uint8)
+    write_video(tmp_path / "v.mp4", frames, fps=6)
+    playlist = f"ffconcat version 1.0\nfile '{tmp_path}/v.mp4'\n".encode()
+    path = write_tar(tmp_path / "a.tar", [("1.json", GOOD_JSON), ("1.mp4", playlist)])
+    dataset = ShardDataset([path], corpus="c")
+    assert list(dataset) == []
+    assert dataset.skips.counts == {"video": 1}
+
+
 def test_what_cannot_be_decoded_is_counted_and_listed(tmp_path: Path) -> None:
     dataset = ShardDataset(write_corpus(tmp_path, broken=[2, 9]), decode=decode, shuffle=False)
     assert read(dataset) == [n for n in range(COUNT) if n not in (2, 9)]
@@ -435,6 +445,9 @@ def test_missing_shards_and_wrong_arguments(tmp_path: Path, corpus: Path) -> Non
         ShardDataset(corpus.with_name("toy-000000.tar"), decode=decode)
     with pytest.raises(ValueError, match="need a name: give corpus"):
         ShardDataset([corpus.with_name("toy-000000.tar")], decode=decode)
+    (tmp_path / "toy-000000.tar").touch()
+    with pytest.raises(ValueError, match=r"2 shards are called toy-000000.tar"):
+        read_files(corpus.with_name("toy-000000.tar"), tmp_path / "toy-000000.tar")
     with pytest.raises(ValueError, match="rank is 2, but must be 0 to 1"):
         ShardDataset(corpus, rank=2, world_size=2)
     with pytest.raises(ValueError, match="both rank and world_size"):
@@ -471,6 +484,15 @@ def test_the_cache_decodes_once(corpus: Path) -> None:
     assert clips(ShardDataset(corpus, decode=CountingDecoder(), cache_bytes=10**6), 5) == first
     plain = ShardDataset(corpus, decode=CountingDecoder())
     assert clips(plain, 0) != clips(plain, 1)
+
+
+def test_the_cache_is_not_fooled_by_keys_that_come_again(tmp_path: Path) -> None:
+    members = []
+    for key, media in (("1", b"\x01"), ("2", b"\x02"), ("1", b"\x03")):
+        members += [(f"{key}.json", GOOD_JSON), (f"{key}.mp4", media)]
+    path = write_tar(tmp_path / "a.tar", members)
+    dataset = ShardDataset([path], corpus="c", decode=decode, cache_bytes=10**6, shuffle=False)
+    assert read(dataset, 0) == read(dataset, 1) == [1, 2, 3]
 
 
 def test_the_cache_keeps_to_its_limit(corpus: Path) -> None:

@@ -1,9 +1,11 @@
-"""One training step on fixed data, by one process or by two with half of the batch each.
+"""A training step and a short run on fixed data, by one process or by two with half a batch each.
 
-Run by test_distributed.py; writes loss and gradients to FOLDER/COUNT-RANK.safetensors.
+Run by test_distributed.py; writes loss and gradients to FOLDER/COUNT-RANK.safetensors and the run
+to FOLDER/run-COUNT/.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +25,16 @@ from reelscan.pretrain.distributed import (
     mean_over_processes,
 )
 from reelscan.pretrain.objective import Draws, Objective, TrainingBatch
-from reelscan.pretrain.stages import LossWeights, MaskConfig
+from reelscan.pretrain.pretrain_config import (
+    DataConfig,
+    LossWeights,
+    MaskConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+)
+from reelscan.pretrain.shard_loader import Batch
+from reelscan.pretrain.train import pretrain
 
 words = [f"w{number}" for number in range(45)]
 tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
@@ -132,8 +143,59 @@ def full_step():
     return step, total.detach()
 
 
+class HalfSource:
+    """Eight clips in batches of eight over all processes; each reads its own part of them."""
+
+    unreadable_samples = 0
+    steps_per_epoch = 1
+
+    def __init__(self, processes):
+        size = 8 // processes.count
+        self.part = slice(processes.rank * size, (processes.rank + 1) * size)
+
+    def batches(self, epoch, *, skip):
+        torch.manual_seed(epoch)
+        ids = torch.randperm(8)
+        batch = Batch(
+            clips_uint8=torch.randint(256, (8, 2, 3, 16, 16), dtype=torch.uint8)[self.part],
+            captions=[f"w{number} w{number + 9}" for number in ids.tolist()][self.part],
+            sample_ids=ids[self.part],
+        )
+        yield from [batch][skip:]
+
+
+def train_run(folder, processes):
+    """A run without the losses that draw within a process; stopped after two steps, resumed."""
+    own_folder = folder / f"{processes.count}-{processes.rank}"
+    own_folder.mkdir()
+    tokenizer.save(own_folder / "vocab.txt")
+    training = PretrainConfig(
+        model=config,
+        data=DataConfig(
+            batch_size=8 // processes.count,
+            max_text_tokens=8,
+            vocabulary=own_folder / "vocab.txt",
+        ),
+        losses=LossWeights(alignment=0.0, matching=0.0, masked_language=0.0),
+        mask=MaskConfig(kind="none"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        run=RunConfig(device="cpu", tensorboard=False, log_every=1),
+        steps=4,
+    )
+    out = folder / f"run-{processes.count}"
+    source = HalfSource(processes)
+    # Only the last process is asked to stop; all have to agree.
+    asked = iter([False, processes.rank == processes.count - 1])
+    part = pretrain(training, out, source=source, should_stop=lambda: next(asked))
+    assert (part.steps, part.interrupted) == (2, True)
+    settings = replace(training, data=replace(training.data, workers=3))
+    rest = pretrain(settings, out, source=source, resume=True)
+    assert rest.steps == 4 and rest.model.is_dir()
+
+
 def main(folder):
     with joined_processes("cpu") as processes:
+        train_run(folder, processes)
         if processes.count == 2:
             check_gathering(processes)
             step, total = half_step(processes)

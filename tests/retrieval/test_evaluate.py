@@ -117,14 +117,14 @@ def test_videos_that_open_but_do_not_decode_are_found_too(root, monkeypatch):
     import reelscan.retrieval.evaluate as module
     from reelscan.video.errors import VideoError
 
-    whole = module.read_clip
+    whole = module.read_whole
 
     def breaking(source, **settings):
         if source.name in ("red-blue.mp4", "green.mp4"):
             raise VideoError(settings["name"], "no frame can be decoded")
         return whole(source, **settings)
 
-    monkeypatch.setattr(module, "read_clip", breaking)
+    monkeypatch.setattr(module, "read_whole", breaking)
     with pytest.raises(BrokenVideosError) as caught:
         run(root)
     assert {one.video for one in caught.value.broken} == {"red-blue.mp4", "green.mp4"}
@@ -164,10 +164,21 @@ def test_progress_reaches_the_total_in_each_stage(root):
     assert all(done == total > 0 for done, total in last.values())
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": 0}, {"rerank_top": 0}])
-def test_bad_settings_are_refused(root, settings):
-    with pytest.raises(ValueError, match="at least 1"):
-        run(root, **settings)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size": 0},
+        {"workers": 0},
+        {"rerank_top": 0},
+        {"max_seconds": 0.0},
+        {"score_rule": "best"},
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(root, bad):
+    encoder = ColourMatcher()
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        run(root, encoder, **bad)
+    assert encoder.clips_seen == 0
 
 
 def test_a_scratch_folder_is_left_clean_and_its_space_is_checked(root, tmp_path, monkeypatch):

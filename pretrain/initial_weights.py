@@ -1,0 +1,88 @@
+"""Weights that a run starts from: an earlier stage, a published checkpoint, a text encoder."""
+
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from reelscan.models.bert_checkpoint import huggingface_bert_state
+from reelscan.models.model_directory import WEIGHTS_FILE
+from reelscan.models.positions import interpolate_spatial, interpolate_temporal
+from reelscan.models.video_text import VideoTextModel, load_published
+from reelscan.models.videomamba_config import VideoMambaConfig
+from reelscan.models.weights import load_strict, load_weights
+
+VISION_PREFIX = "vision_encoder."
+TIED_NAMES = (
+    (
+        "text_encoder.bert.embeddings.word_embeddings.weight",
+        "text_encoder.cls.predictions.decoder.weight",
+    ),
+    ("text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"),
+)
+
+
+def load_initial_model(
+    model: VideoTextModel, path: Path, *, part: Literal["everything", "vision_encoder"]
+) -> None:
+    """Loads a model directory, a checkpoint, or a weight file in the published names, in place.
+
+    Learned positions are interpolated to the model's frames and frame size. For the vision encoder
+    alone, weights may lack what the first published stage lacks (the normalisation after pooling)
+    and what depends on the teacher (the alignment decoders). Raises ValueError if they do not fit.
+    """
+    state = load_weights(path / WEIGHTS_FILE if path.is_dir() else path)
+    if part == "vision_encoder":
+        load_strict(
+            model.vision_encoder,
+            _with_fitting_positions(_vision_only(state), model.config.vision, prefix=""),
+            allowed_missing=("clip_decoder.*", "pool_norm.*"),
+            allowed_unknown=("clip_decoder.*", "head.*"),
+        )
+        return
+    for pair in TIED_NAMES:
+        # Our files hold a tied weight once, under either of its names.
+        for name, other in (pair, pair[::-1]):
+            if other in state:
+                state.setdefault(name, state[other])
+    load_published(model, _with_fitting_positions(state, model.config.vision, prefix=VISION_PREFIX))
+
+
+def load_initial_text_encoder(model: VideoTextModel, path: Path) -> None:
+    """Loads a Hugging Face BERT's weight file in place; the fusion's cross-attention stays new.
+
+    A file without a language head leaves that as it is too. Raises ValueError if it does not fit.
+    """
+    state = huggingface_bert_state(load_weights(path), language_head=True)
+    has_head = any(name.startswith("cls.") for name in state)
+    load_strict(
+        model.text_encoder,
+        state,
+        allowed_missing=(
+            "bert.encoder.layer.*.crossattention.*",
+            *(() if has_head else ("cls.*",)),
+        ),
+    )
+
+
+def _vision_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The vision encoder's part; all of a file that holds nothing else."""
+    inner = {
+        name.removeprefix(VISION_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(VISION_PREFIX)
+    }
+    return inner or state
+
+
+def _with_fitting_positions(
+    state: dict[str, Tensor], config: VideoMambaConfig, *, prefix: str
+) -> dict[str, Tensor]:
+    frames, side, _ = config.grid
+    fitted = dict(state)
+    spatial, temporal = f"{prefix}pos_embed", f"{prefix}temporal_pos_embedding"
+    if spatial in state:
+        fitted[spatial] = interpolate_spatial(state[spatial], side=side)
+    if temporal in state:
+        fitted[temporal] = interpolate_temporal(state[temporal], frames=frames)
+    return fitted

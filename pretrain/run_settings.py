@@ -1,0 +1,59 @@
+"""The settings of a run as plain values, and whether a resumed run still has the same ones."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from reelscan.pretrain.pretrain_config import PretrainConfig
+
+FREE_TO_CHANGE = frozenset(
+    {
+        "data.workers",
+        "initial_model",
+        "initial_text_encoder",
+        "run.checkpoint_every",
+        "run.device",
+        "run.keep_checkpoints",
+        "run.log_every",
+        "run.max_skipped_in_a_row",
+        "run.tensorboard",
+    }
+)
+"""Settings that do not decide what is learned once a run has begun."""
+
+
+def plain_settings(config: PretrainConfig, *, processes: int) -> dict[str, object]:
+    """JSON values. Paths lose their folders: data may move, but not become other data."""
+    text = json.dumps(asdict(config), default=_plain)
+    return {**json.loads(text), "processes": processes}
+
+
+def check_same_settings(stored: Mapping[str, object], current: Mapping[str, object]) -> None:
+    """Raises ValueError that lists what a resumed run would do differently."""
+    before, now = _flat(stored), _flat(current)
+    changes = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in FREE_TO_CHANGE
+    ]
+    if changes:
+        raise ValueError(
+            f"the run cannot go on with other settings: {'; '.join(changes)}. Resume with the "
+            "earlier ones, or start a new run in another folder with initial_model"
+        )
+
+
+def _plain(value: object) -> str:
+    assert isinstance(value, Path), f"settings hold a {type(value)}"
+    return value.name
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,49 @@
+"""How fast training goes, how much of that is waiting for data, and how long it will take."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MEMORY_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Means over about the last `MEMORY_STEPS` steps."""
+
+    clips_per_second: float
+    """Of all processes together."""
+    data_wait_fraction: float
+    """Part of the time spent waiting for the next batch."""
+    seconds_left: float
+    """Until the last step at this pace."""
+
+
+class StepClock:
+    """Call `data_arrived` when a batch is there and `step_done` after its step."""
+
+    def __init__(
+        self, *, clips_per_step: int, now: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._clips_per_step = clips_per_step
+        self._now = now
+        self._last = now()
+        self._waited = self._seconds = self._steps = 0.0
+        self._wait = 0.0
+
+    def data_arrived(self) -> None:
+        self._wait = self._now() - self._last
+
+    def step_done(self, *, steps_left: int) -> Pace:
+        now = self._now()
+        keep = 1.0 - 1.0 / MEMORY_STEPS
+        self._waited = keep * self._waited + self._wait
+        self._seconds = keep * self._seconds + (now - self._last)
+        self._steps = keep * self._steps + 1.0
+        self._last = now
+        seconds = max(self._seconds, 1e-9)
+        return Pace(
+            clips_per_second=self._clips_per_step * self._steps / seconds,
+            data_wait_fraction=self._waited / seconds,
+            seconds_left=steps_left * seconds / self._steps,
+        )

@@ -1,0 +1,51 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reelscan.pretrain.run_settings import check_same_settings, plain_settings
+from reelscan.pretrain.stages import PretrainConfig, video_text_masked
+
+
+def config(folder: str = "/data") -> PretrainConfig:
+    return video_text_masked(
+        shards=(Path(folder) / "a.index.json", Path(folder) / "b.index.json"),
+        teacher=Path(folder) / "clip.safetensors",
+    )
+
+
+def check(before: PretrainConfig, now: PretrainConfig, *, processes: int = 8) -> None:
+    check_same_settings(
+        plain_settings(before, processes=8), plain_settings(now, processes=processes)
+    )
+
+
+def test_moved_data_and_harmless_settings_may_change():
+    before = config()
+    now = config("/elsewhere")
+    now = replace(
+        now,
+        data=replace(now.data, workers=3),
+        run=replace(now.run, log_every=1, checkpoint_every=7, keep_checkpoints=9),
+    )
+    check(before, now)
+
+
+def test_every_change_that_matters_is_listed():
+    before = config()
+    now = replace(
+        before,
+        data=replace(before.data, shards=before.data.shards[:1], batch_size=4),
+        run=replace(before.run, seed=1),
+    )
+    with pytest.raises(ValueError, match="cannot go on") as raised:
+        check(before, now)
+    message = str(raised.value)
+    assert "data.batch_size was 128 and is 4" in message
+    assert "data.shards was ['a.index.json', 'b.index.json'] and is ['a.index.json']" in message
+    assert "run.seed was 0 and is 1" in message
+
+
+def test_another_number_of_processes_is_another_batch():
+    with pytest.raises(ValueError, match="processes was 8 and is 4"):
+        check(config(), config(), processes=4)

@@ -1,0 +1,14 @@
+import pickle
+
+from reelscan.video.errors import VideoError
+
+
+def test_the_message_is_one_line_with_name_and_reason() -> None:
+    error = VideoError("a\nb.mp4", "is\n broken")
+    assert (error.name, error.reason, str(error)) == ("a b.mp4", "is broken", "a b.mp4: is broken")
+    assert isinstance(error, ValueError)
+
+
+def test_it_travels_between_processes() -> None:
+    copy = pickle.loads(pickle.dumps(VideoError("a.mp4", "is broken")))
+    assert (copy.name, copy.reason) == ("a.mp4", "is broken")
