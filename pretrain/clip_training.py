@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from reelscan.models.bert import BertConfig, BertModel
@@ -22,6 +22,7 @@ from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
 from reelscan.models.losses import clamp_temperature_, contrastive_loss
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.weights import load_strict
+from reelscan.pretrain.atomic_file import write_atomically
 
 CONFIG_KEY = "clip_vision_config"
 MAX_TEXT_TOKENS = 32
@@ -93,7 +94,7 @@ class ClipTrainingReport:
     final_loss: float
     """Mean over the last tenth of the steps."""
     recall_at_1: float
-    """Share of the held-out frames whose nearest caption, of the different held-out ones, is theirs."""
+    """Share of the held-out frames that are nearest to their own of the held-out captions."""
     chance_recall_at_1: float
     """The same for a guess."""
 
@@ -133,17 +134,9 @@ def train_clip(
 
 def save_teacher(teacher: ClipVision, path: str | os.PathLike[str]) -> None:
     """Writes weights and configuration to one safetensors file, replacing it in one step."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     state = {name: tensor.contiguous() for name, tensor in teacher.state_dict().items()}
-    try:
-        save_file(state, unfinished, metadata={CONFIG_KEY: json.dumps(asdict(teacher.config))})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    metadata = {CONFIG_KEY: json.dumps(asdict(teacher.config))}
+    write_atomically(Path(path), save(state, metadata=metadata))
 
 
 def load_teacher(path: str | os.PathLike[str]) -> ClipVision:
@@ -289,10 +282,11 @@ def _test(
 ) -> tuple[float, float]:
     """Recall at 1 of frames to the different captions among them, and of a guess."""
     own = ids[held_out]
-    different = own.unique()
+    different = torch.unique(own)
     firsts = torch.stack([held_out[own == number][0] for number in different])
     gallery = TokenBatch(texts.input_ids[firsts], texts.attention_mask[firsts])
-    images = torch.cat([model.embed_frames(part) for part in frames_uint8[held_out].split(256)])
+    parts = torch.split(frames_uint8[held_out], 256)
+    images = torch.cat([model.embed_frames(part) for part in parts])
     vectors = nn.functional.normalize(model.embed_texts(gallery), dim=-1)
     nearest = different[(images @ vectors.T).argmax(dim=1)]
     return float((nearest == own).float().mean()), 1 / len(different)

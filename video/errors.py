@@ -15,4 +15,4 @@ class VideoError(ValueError):
 
 
 class UnsupportedVideoError(VideoError):
-    """A decoder that does not know this container or codec; another decoder may."""
+    """A decoder that does not know this codec; another decoder may."""

@@ -1,4 +1,4 @@
-"""Decoding with OpenCV, for what PyAV does not know.
+"""Decoding with OpenCV, for codecs that PyAV does not know.
 
 OpenCV reports no errors: a broken video simply has fewer frames.
 """
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reelscan.video.errors import UnsupportedVideoError, VideoError
-from reelscan.video.source import MAX_PIXELS, VideoSource, begins_like_a_container, open_source
+from reelscan.video.errors import VideoError
+from reelscan.video.pyav_stream import check_container
+from reelscan.video.source import MAX_PIXELS, VideoSource, open_source
 from reelscan.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class OpenCVReader:
         self._thread_count = thread_count
         self._file = open_source(source, name=name)
         try:
-            if not begins_like_a_container(self._file):
-                raise UnsupportedVideoError(name, "the first bytes are of no known container")
+            # OpenCV would follow playlists to other files.
+            check_container(self._file, name)
             self.timeline = self._counted()
         except BaseException:
             self._file.close()
@@ -67,7 +68,7 @@ class OpenCVReader:
             self._file, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self._thread_count]
         )
         if not capture.isOpened():
-            raise UnsupportedVideoError(self.name, "OpenCV cannot open it")
+            raise VideoError(self.name, "cannot be opened")
         width, height = (
             int(capture.get(size)) for size in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )

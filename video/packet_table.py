@@ -84,8 +84,13 @@ def packets_with_data(packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
 
 
 def first_shown_pts(packets: Iterable[VideoPacket]) -> int | None:
-    """The smallest pts near the beginning of a stream; None without times."""
-    shown = (packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
+    """What a table of all packets has as its first `shown`; None without times."""
+    timed = ((packet.pts, packet) for packet in packets if packet.pts is not None)
+    first_pts, first = next(timed, (0, None))
+    if first is None:
+        return None
+    following = itertools.chain([(first_pts, first)], timed)
+    shown = (pts for pts, one in following if pts >= first_pts and not one.is_discard)
     return min(itertools.islice(shown, _HEAD_FRAMES), default=None)
 
 

@@ -111,6 +111,13 @@ class PyAVStream:
         self._opened.close()
 
 
+def check_container(file: BinaryIO, name: str) -> None:
+    """Raise VideoError unless the file is in a format that cannot name other files."""
+    file.seek(0)
+    _opened_container(file, name).close()
+    file.seek(0)
+
+
 def _opened_container(file: BinaryIO, name: str) -> InputContainer:
     try:
         return av.open(
@@ -123,7 +130,7 @@ def _opened_container(file: BinaryIO, name: str) -> InputContainer:
             buffer_size=_READ_BYTES,
         )
     except av.ArgumentError as error:
-        raise UnsupportedVideoError(name, "is in none of the formats that are read") from error
+        raise VideoError(name, "is in none of the formats that are read") from error
     except av.FFmpegError as error:
         raise VideoError(name, f"is no readable video: {error.strerror}") from error
 

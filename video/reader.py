@@ -1,6 +1,7 @@
 """What every decoder offers, and the choice between them."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, get_args
 
@@ -56,11 +57,11 @@ def open_reader(
     name: str | None = None,
     thread_count: int = 1,
     start_seconds: float = 0.0,
-    end_seconds: float = float("inf"),
+    end_seconds: float = math.inf,
 ) -> Iterator[FrameReader]:
     """Open a video for as long as the `with` block lasts.
 
-    "auto" is PyAV, or OpenCV where PyAV does not know the container or codec. Frames outside
+    "auto" is PyAV, or OpenCV where PyAV does not know the codec. Frames outside
     [start, end] may be missing from the timeline of a long file.
     """
     called = source_name(source, name)

@@ -13,27 +13,6 @@ VideoSource = str | os.PathLike[str] | bytes
 MAX_PIXELS = 8192 * 8192
 """Pixels of the largest picture that is decoded."""
 
-# Beginnings of binary containers and images, as (offset, bytes). Playlists, which name other
-# files, are text and begin with none of these.
-_CONTAINER_STARTS = (
-    (4, b"ftyp"),
-    (4, b"moov"),
-    (4, b"mdat"),
-    (4, b"wide"),
-    (4, b"free"),
-    (4, b"skip"),
-    (0, b"\x1aE\xdf\xa3"),
-    (0, b"RIFF"),
-    (0, b"FLV\x01"),
-    (0, b"OggS"),
-    (0, b"\x00\x00\x01"),
-    (0, b"\x00\x00\x00\x01"),
-    (0, b"G"),
-    (0, b"0&\xb2u\x8ef\xcf\x11"),
-    (0, b"\x89PNG\r\n"),
-    (0, b"\xff\xd8\xff"),
-)
-
 
 def source_name(source: VideoSource, name: str | None = None) -> str:
     """What messages call the video: `name`, else the path, else the number of bytes."""
@@ -80,11 +59,3 @@ def _why_not_opened(path: str | os.PathLike[str], error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission denied; make the file readable"
     return f"cannot be opened: {error.strerror}"
-
-
-def begins_like_a_container(opened: BinaryIO) -> bool:
-    """Whether the first bytes are those of a binary container, never of a playlist."""
-    opened.seek(0)
-    head = opened.read(16)
-    opened.seek(0)
-    return any(head.startswith(start, offset) for offset, start in _CONTAINER_STARTS)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from reelscan.pretrain.atomic_file import write_atomically
 from reelscan.pretrain.demo_corpus.captions import captions, static_captions
 from reelscan.pretrain.demo_corpus.config import CorpusConfig
 from reelscan.pretrain.demo_corpus.motion import tracks, visible_looks
@@ -86,12 +87,14 @@ def write_corpus(
     `if __name__ == "__main__"`. `on_progress(clips done, clips in all)`. Raises ValueError if the
     folder holds anything else, or a corpus of another configuration.
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; choose at least 1")
     folder = Path(root)
     folder.mkdir(parents=True, exist_ok=True)
     if _check_folder(folder, config):
         return open_corpus(folder)
     split = split_scenes(config)
-    _write_atomically(folder / STARTED_FILE, json.dumps({"fingerprint": config.fingerprint}))
+    _write_text(folder / STARTED_FILE, json.dumps({"fingerprint": config.fingerprint}))
     stills = _make_clips(folder, split, config=config, workers=workers, on_progress=on_progress)
     _write_annotations(folder, split, stills, config=config)
     content = {
@@ -106,7 +109,7 @@ def write_corpus(
         "chance": {"recall_at_1": 1 / len(split.test), "pairs": 0.5},
         "held_out": sorted(split.held_out),
     }
-    _write_atomically(folder / CORPUS_FILE, json.dumps(content, indent=1))
+    _write_text(folder / CORPUS_FILE, json.dumps(content, indent=1))
     (folder / STARTED_FILE).unlink()
     return open_corpus(folder)
 
@@ -175,8 +178,6 @@ def _make_clips(
 
 def _run_jobs(jobs: list[list[_Clip]], *, workers: int | None) -> Iterator[list[_Still]]:
     """Results in order. A fresh interpreter a worker: forking is unsafe once torch has threads."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; choose at least 1")
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         yield from map(_make_some, jobs)
@@ -241,12 +242,10 @@ def _write_annotations(
         {"kind": pair.kind, "videos": [_video_name("test", n) for n in (pair.first, pair.second)]}
         for pair in split.pairs
     ]
-    _write_atomically(folder / "train.jsonl", "".join(json.dumps(row) + "\n" for row in train))
-    _write_atomically(
-        folder / "train_static.jsonl", "".join(json.dumps(row) + "\n" for row in static)
-    )
-    _write_atomically(folder / "test.json", json.dumps(test, indent=1))
-    _write_atomically(folder / "pairs.json", json.dumps(pairs, indent=1))
+    _write_text(folder / "train.jsonl", "".join(json.dumps(row) + "\n" for row in train))
+    _write_text(folder / "train_static.jsonl", "".join(json.dumps(row) + "\n" for row in static))
+    _write_text(folder / "test.json", json.dumps(test, indent=1))
+    _write_text(folder / "pairs.json", json.dumps(pairs, indent=1))
 
 
 def _video_name(part: str, number: int) -> str:
@@ -254,10 +253,5 @@ def _video_name(part: str, number: int) -> str:
     return f"{part}/{number + 1:06d}.mp4"
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())

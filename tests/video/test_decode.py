@@ -31,9 +31,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     "intra refresh": {"options": {"x264-params": f"{H264}:intra-refresh=1"}},
     "hevc open gop": {
         "codec": "libx265",
-        "options": {
-            "x265-params": "log-level=none:keyint=12:min-keyint=12:open-gop=1:b-adapt=0:pools=none"
-        },
+        "options": {"x265-params": f"{H264}:open-gop=1:log-level=none:pools=none"},
     },
     "times out of order": {"container": "avi", "options": {"x264-params": H264}},
     "no times": {"container": "h264", "options": {"x264-params": H264}},
@@ -76,10 +74,11 @@ def test_every_frame_alone_and_in_any_set_equals_sequential_decoding(
 
 def test_the_open_groups_are_open(encode: Encode) -> None:
     for name in ("open gop", "open gop ts", "open gop mkv", "hevc open gop"):
-        with av.open(io.BytesIO(encode(48, **STREAMS[name]))) as container:
-            packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
-        pairs = itertools.pairwise(packets)
-        leading = [later.pts < key.pts for key, later in pairs if key.is_keyframe]
+        with av.open(io.BytesIO(encode(48, **STREAMS[name])), "r") as container:
+            packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(video=0)]
+        timed = [(pts, is_keyframe) for pts, is_keyframe in packets if pts is not None]
+        pairs = itertools.pairwise(timed)
+        leading = [later < pts for (pts, is_keyframe), (later, _) in pairs if is_keyframe]
         assert sum(leading) >= 2
 
 
@@ -166,7 +165,7 @@ def test_sampling_by_the_published_names(encode: Encode, decode_all: Decode) -> 
     assert two_a_second.times_seconds == (0.2, 0.8, 1.2, 1.8, 2.2, 2.8)
     few = read_clip(data, sampling="fps0.5")
     assert few.times_seconds == (1.0, 3.0)
-    with pytest.raises(VideoError, match='too short for sampling "fps0.01"'):
+    with pytest.raises(VideoError, match=r'too short for sampling "fps0\.01"'):
         read_clip(data, sampling="fps0.01")
 
 

@@ -20,7 +20,7 @@ class PublishedDraws(random.Random):
         super().__init__(seed)
         self._permutations = np.random.RandomState(seed)
 
-    def sample(self, population: Any, k: int, *, counts: Any = None) -> list[int]:
+    def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
         return [int(one) for one in self._permutations.permutation(len(population))[:k]]
 
 

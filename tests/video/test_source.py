@@ -59,7 +59,7 @@ def test_the_given_name_is_used(tmp_path: Path) -> None:
     with pytest.raises(VideoError) as error:
         read_clip(b"garbage", name="shard-000001.tar: 17.mp4")
     assert error.value.name == "shard-000001.tar: 17.mp4"
-    with pytest.raises(VideoError, match="^<7 bytes>: "):
+    with pytest.raises(VideoError, match=r"^<7 bytes>: "):
         read_clip(b"garbage")
 
 
@@ -71,6 +71,8 @@ PLAYLISTS = {
     'id="1" mimeType="video/mp4" bandwidth="1" width="64" height="48"><BaseURL>{path}</BaseURL>'
     "</Representation></AdaptationSet></Period></MPD>",
     "smil": '<smil><body><video src="{path}"/></body></smil>',
+    "dash behind a container's first bytes": 'RIFF<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" '
+    'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><BaseURL>{path}</BaseURL></MPD>',
     "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
 }
 

@@ -35,7 +35,7 @@ def test_resize_is_torch_interpolation_rounded(
         align_corners=False,
         antialias=antialias,
     )
-    expected = smooth.clamp(0, 255).round().to(torch.uint8).unflatten(0, (2, 3))
+    expected = smooth.clamp(0, 255).round().to(torch.uint8).reshape(2, 3, 3, 24, 30)
     ours = resize(frames, (24, 30), interpolation=interpolation, antialias=antialias)  # type: ignore[arg-type]
     assert torch.equal(ours, expected)
 
@@ -60,9 +60,8 @@ def test_resize_to_the_same_size_changes_nothing() -> None:
 
 def test_nearest_keeps_to_the_given_colours() -> None:
     frames = noise(1, 3, 9, 9)
-    assert set(resize(frames, 5, interpolation="nearest").unique().tolist()) <= set(
-        frames.unique().tolist()
-    )
+    small = resize(frames, 5, interpolation="nearest")
+    assert set(small.flatten().tolist()) <= set(frames.flatten().tolist())
 
 
 def test_center_crop_takes_the_middle() -> None:

@@ -1,6 +1,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from reelscan.video.decode import read_clip
 from reelscan.video.errors import VideoError
+from reelscan.video.probe import probe
 from reelscan.video.windows import Window, stream_windows
 
 Encode = Callable[..., bytes]
@@ -16,13 +18,9 @@ Decode = Callable[[bytes], Tensor]
 H264 = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3"}
 
 
-def windows_of(
-    data: bytes | Path, *, window: float, stride: float, frames: int = 4
-) -> list[Window]:
+def windows_of(data: bytes | Path, *, window: float, stride: float) -> list[Window]:
     return list(
-        stream_windows(
-            data, window_seconds=window, stride_seconds=stride, frames=frames, frame_size=24
-        )
+        stream_windows(data, window_seconds=window, stride_seconds=stride, frames=4, frame_size=24)
     )
 
 
@@ -139,34 +137,55 @@ def test_an_hour_needs_no_more_memory_than_a_window(hour_long: Path) -> None:
     assert largest - before < 30e6
 
 
-def test_what_comes_before_an_error_is_handed_out(encode: Encode) -> None:
-    data = bytearray(encode(60, codec="mpeg4", container="avi", options={"g": "10"}))
-    # Packets of this stream begin with these bytes; one near two thirds becomes unreadable.
+def damaged_avi(whole: bytes) -> bytes:
+    """One packet near two thirds cannot be decoded."""
+    data = bytearray(whole)
     place = data.index(b"00dc", len(data) * 2 // 3)
     data[place + 8 : place + 60] = bytes(52)
-    windows = stream_windows(
-        bytes(data), window_seconds=1, stride_seconds=1, frames=10, frame_size=None
-    )
-    got = []
-    with pytest.raises(VideoError, match="decoding fails at"):
-        for window in windows:
-            got.append(window)
-    assert 2 <= len(got) < 6
-    intact = encode(60, codec="mpeg4", container="avi", options={"g": "10"})
-    whole = stream_windows(intact, window_seconds=1, stride_seconds=1, frames=10, frame_size=None)
-    for window, expected in zip(got, whole, strict=False):
+    return bytes(data)
+
+
+def damaged_y4m(whole: bytes) -> bytes:
+    """Reading stops near two thirds, where a frame is too short."""
+    place = len(whole) * 2 // 3
+    return whole[:place] + whole[place + 10 :]
+
+
+@pytest.mark.parametrize(
+    ("made", "damaged", "message"),
+    [
+        ({"codec": "mpeg4", "container": "avi", "options": {"g": "10"}}, damaged_avi, "decoding"),
+        ({"codec": "rawvideo", "container": "yuv4mpegpipe"}, damaged_y4m, "reading it fails"),
+    ],
+)
+def test_what_comes_before_an_error_is_handed_out(
+    encode: Encode, made: dict[str, Any], damaged: Callable[[bytes], bytes], message: str
+) -> None:
+    whole, windows = encode(60, **made), []
+    arguments: dict[str, Any] = {
+        "window_seconds": 1, "stride_seconds": 1, "frames": 10, "frame_size": None
+    }  # fmt: skip
+    with pytest.raises(VideoError, match=message):
+        for window in stream_windows(damaged(whole), **arguments):
+            windows.append(window)
+    assert 2 <= len(windows) <= 5
+    for window, expected in zip(windows[:2], stream_windows(whole, **arguments), strict=False):
         assert torch.equal(window.clip.frames_uint8, expected.clip.frames_uint8)
+    for read in (read_clip, probe):
+        if message == "reading it fails":
+            with pytest.raises(VideoError, match=message):
+                read(damaged(whole))
 
 
-def test_wrong_arguments_are_refused_at_the_call(encode: Encode) -> None:
+def test_wrong_arguments_are_refused_at_the_call() -> None:
     def call(window: float = 1, stride: float = 1, frames: int = 1, size: int = 8) -> None:
         stream_windows(
             b"", window_seconds=window, stride_seconds=stride, frames=frames, frame_size=size
         )
 
     for arguments in ({"window": 0}, {"stride": float("nan")}, {"frames": 0}, {"size": 0}):
-        with pytest.raises(ValueError, match="is (0|nan)"):
-            call(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"is (0|nan)"):
+            call(**arguments)
 
 
 def test_absurd_durations_are_refused(encode: Encode) -> None:

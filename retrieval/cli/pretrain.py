@@ -1,0 +1,131 @@
+"""`reelscan pretrain`: trains one stage on shards."""
+
+import difflib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reelscan.models.video_text import (
+    VideoTextConfig,
+    video_text_middle,
+    video_text_small,
+    video_text_tiny,
+)
+from reelscan.pretrain.pretrain_config import PretrainConfig
+from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
+from reelscan.pretrain.train import PretrainReport, StepReport, pretrain
+from reelscan.retrieval.cli.progress import StageProgress, duration_text
+
+RECIPES = {
+    "video-only-masked": "first stage: the encoder learns to see like a CLIP teacher",
+    "video-text-masked": "second stage: all four losses, most tokens hidden",
+    "unmasked": "third stage: a short epoch with all tokens visible, without the teacher",
+}
+SIZES = {"tiny": video_text_tiny, "small": video_text_small, "middle": video_text_middle}
+HELP = """usage: reelscan pretrain RECIPE[:SIZE] --out RUN --data.shards INDEX ... [options]
+
+Trains one stage on WebDataset shards made by `reelscan shards write`.
+
+recipes:
+{recipes}
+sizes: tiny, small, middle (the default)
+
+Every setting of a recipe can be changed by an option: `reelscan pretrain RECIPE --help` lists
+them with their values. Ctrl-C writes a checkpoint; --resume goes on from the newest one. Several
+GPUs: torchrun --nproc-per-node 8 -m reelscan.retrieval.cli.main pretrain ...
+
+examples:
+  reelscan pretrain video-only-masked --out run1 --data.shards k400.index.json --teacher CLIP
+  reelscan pretrain video-text-masked:small --out run2 --data.shards a.index.json b.index.json \\
+      --teacher CLIP --initial-model run1/model --data.batch-size 64
+  reelscan pretrain unmasked --out run3 --data.shards a.index.json --initial-model run2/model"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Trains one stage; every setting of the recipe is an option."""
+
+    out: Path
+    """Folder of the run: checkpoints, metrics, and at the end the model."""
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    """The recipe's settings."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out, if there is one."""
+
+
+def main(arguments: list[str]) -> int:
+    """Trains; 130 if stopped before the end."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        rows = [f"  {name:<20}{summary}" for name, summary in RECIPES.items()]
+        print(HELP.format(recipes="\n".join(rows)))
+        return 0 if arguments else 2
+    recipe = recipe_settings(arguments[0])
+    if recipe is None:
+        return 2
+    command = tyro.cli(
+        Command,
+        prog=f"reelscan pretrain {arguments[0]}",
+        args=arguments[1:],
+        default=Command(out=tyro.MISSING, settings=recipe),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    report = run_stage("pretraining", command.settings, command.out, resume=command.resume)
+    print(report_text(report))
+    return 130 if report.interrupted else 0
+
+
+def recipe_settings(wanted: str) -> PretrainConfig | None:
+    """The settings of `RECIPE` or `RECIPE:SIZE`; None after saying what is wrong with it."""
+    name, _, size = wanted.partition(":")
+    for word, known, kind in ((name, RECIPES, "recipe"), (size or "middle", SIZES, "size")):
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose {', '.join(known)}"
+            print(f"reelscan pretrain: no {kind} {word!r}; {hint}", file=sys.stderr)
+            return None
+    return recipe_of(name, SIZES[size or "middle"]())
+
+
+def recipe_of(name: str, model: VideoTextConfig) -> PretrainConfig:
+    """The recipe with shards (and the teacher, where it needs one) still to be given."""
+    # tyro asks for what is MISSING; the presets' signatures want values of the final types.
+    shards, teacher = tyro.MISSING, tyro.MISSING
+    match name:
+        case "video-only-masked":
+            return video_only_masked(shards=shards, teacher=teacher, model=model)
+        case "video-text-masked":
+            return video_text_masked(shards=shards, teacher=teacher, model=model)
+        case _:
+            return unmasked(shards=shards, model=model)
+
+
+def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) -> PretrainReport:
+    """Trains with a progress bar."""
+    with StageProgress(label, unit="steps") as bar:
+
+        def show(step: StepReport) -> None:
+            note = f"loss {step.losses['total']:.3f}, {step.clips_per_second:.0f} clips/s"
+            if step.data_wait_fraction > 0.1:
+                note += f", {step.data_wait_fraction:.0%} waiting for data"
+            if step.skipped_steps:
+                note += f", {step.skipped_steps} steps skipped"
+            bar.update(step.step, step.total_steps, note=note)
+
+        return pretrain(config, out, resume=resume, on_step=show)
+
+
+def report_text(report: PretrainReport) -> str:
+    lines = [f"{report.steps} of {report.total_steps} steps in {duration_text(report.seconds)}"]
+    if report.losses:
+        losses = ", ".join(f"{name} {loss:.3f}" for name, loss in report.losses.items())
+        lines.append(f"losses: {losses}")
+    if report.unreadable_samples:
+        lines.append(f"{report.unreadable_samples} samples could not be read and were left out")
+    if report.interrupted:
+        lines.append(f"stopped; --resume goes on from {report.checkpoint}")
+    else:
+        lines.append(f"model: {report.model}")
+    return "\n".join(lines)
