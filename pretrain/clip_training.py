@@ -23,13 +23,14 @@ from reelscan.models.losses import clamp_temperature_, contrastive_loss
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.weights import load_strict
 from reelscan.pretrain.atomic_file import write_atomically
+from reelscan.pretrain.optimizer import build_optimizer
+from reelscan.pretrain.schedule import learning_rate_factor
 
 CONFIG_KEY = "clip_vision_config"
-MAX_TEXT_TOKENS = 32
 
 
 def small_clip_vision() -> ClipVisionConfig:
-    """About 0.4 M parameters, for frames of 64 px."""
+    """About half a million parameters, for frames of 64 px."""
     return ClipVisionConfig(image_size=64, patch_size=8, width=96, layers=4, heads=4, output_dim=64)
 
 
@@ -45,6 +46,8 @@ class ClipTrainingConfig:
     """Transformer blocks of the text tower."""
     text_heads: int = 4
     """Attention heads of the text tower."""
+    max_text_tokens: int = 32
+    """Longer captions are cut."""
     steps: int = 400
     """Batches to learn from."""
     batch_size: int = 96
@@ -65,9 +68,11 @@ class ClipTrainingConfig:
     """Standard deviation of the student's normalisation."""
     seed: int = 0
     """Weights, batches and the held-out slice follow from it."""
+    device: str = "cpu"
+    """Where to train, in torch's names; the frames may stay elsewhere."""
 
     def __post_init__(self) -> None:
-        for name in ("text_width", "text_layers", "text_heads", "steps"):
+        for name in ("text_width", "text_layers", "text_heads", "steps", "max_text_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose at least 1")
         if self.batch_size < 2:
@@ -115,15 +120,16 @@ def train_clip(
     generator = torch.Generator().manual_seed(config.seed)
     held_out, learned = _split(len(captions), config, generator)
     tokenizer = Tokenizer.bert_uncased().restricted_to(captions)
-    texts = tokenizer(captions, max_tokens=MAX_TEXT_TOKENS, pad_to_longest=True)
-    ids = _caption_ids(captions)
+    texts = tokenizer(captions, max_tokens=config.max_text_tokens, pad_to_longest=True)
+    examples = _Examples(frames_uint8, texts, _caption_ids(captions), device=config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _Clip(config, vocab_size=tokenizer.vocab_size)
-    losses = _fit(model, frames_uint8, texts, ids, learned, config, generator, on_step)
+    model.to(config.device)
+    losses = _fit(model, examples, learned, config, generator=generator, on_step=on_step)
     model.eval()
     tail = losses[-max(1, len(losses) // 10) :]
-    recall, chance = _test(model, frames_uint8, texts, ids, held_out)
+    recall, chance = _test(model, examples, held_out)
     return ClipTrainingReport(
         teacher=model.vision,
         final_loss=sum(tail) / len(tail),
@@ -170,7 +176,7 @@ class _Clip(nn.Module):
                 fusion_layer=config.text_layers,
                 num_attention_heads=config.text_heads,
                 intermediate_size=4 * config.text_width,
-                max_position_embeddings=MAX_TEXT_TOKENS,
+                max_position_embeddings=config.max_text_tokens,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
                 initializer_range=config.text_width**-0.5 / 2,
@@ -192,6 +198,28 @@ class _Clip(nn.Module):
         hidden = self.text.encode_text(texts.input_ids, texts.attention_mask)
         embedded: Tensor = self.text_proj(self.text.text_vector(hidden, texts.attention_mask))
         return embedded
+
+
+class _Examples:
+    """Frames with the tokens and the number of their caption."""
+
+    def __init__(
+        self, frames_uint8: Tensor, texts: TokenBatch, ids: Tensor, *, device: str
+    ) -> None:
+        self._frames_uint8 = frames_uint8
+        self._texts = texts
+        self._ids = ids
+        self._device = device
+
+    def rows(self, numbers: Tensor) -> tuple[Tensor, TokenBatch, Tensor]:
+        """Frames uint8 [B, 3, S, S], tokens [B, L] and ids [B] on the training device."""
+        frames_uint8 = self._frames_uint8[numbers.to(self._frames_uint8.device)]
+        texts = TokenBatch(self._texts.input_ids[numbers], self._texts.attention_mask[numbers])
+        return (
+            frames_uint8.to(self._device),
+            texts.to(self._device),
+            self._ids[numbers].to(self._device),
+        )
 
 
 def _check_input(frames_uint8: Tensor, captions: Sequence[str], config: ClipTrainingConfig) -> None:
@@ -227,33 +255,31 @@ def _caption_ids(captions: Sequence[str]) -> Tensor:
 
 def _fit(
     model: _Clip,
-    frames_uint8: Tensor,
-    texts: TokenBatch,
-    ids: Tensor,
+    examples: _Examples,
     learned: Tensor,
     config: ClipTrainingConfig,
+    *,
     generator: torch.Generator,
     on_step: Callable[[int, float], None] | None,
 ) -> list[float]:
     """Trains in place; the loss of every step."""
-    optimizer = _optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=config.learning_rate,
-        total_steps=config.steps,
-        pct_start=config.warmup_fraction,
-        cycle_momentum=False,
+    optimizer = build_optimizer(
+        model,
+        learning_rate=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
     )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_factor(config))
     losses: list[float] = []
     for step in range(config.steps):
         drawn = torch.randint(len(learned), (config.batch_size,), generator=generator)
-        rows = learned[drawn]
+        frames_uint8, texts, ids = examples.rows(learned[drawn])
         clamp_temperature_(model.temperature)
         loss = contrastive_loss(
-            model.embed_frames(frames_uint8[rows]),
-            model.embed_texts(TokenBatch(texts.input_ids[rows], texts.attention_mask[rows])),
+            model.embed_frames(frames_uint8),
+            model.embed_texts(texts),
             temperature=model.temperature,
-            ids=ids[rows],
+            ids=ids,
         )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -266,27 +292,19 @@ def _fit(
     return losses
 
 
-def _optimizer(model: nn.Module, config: ClipTrainingConfig) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+def _rate_factor(config: ClipTrainingConfig) -> Callable[[int], float]:
+    warmup = round(config.warmup_fraction * config.steps)
+    return lambda step: learning_rate_factor(
+        step, total_steps=config.steps, warmup_steps=warmup, floor=0.01
+    )
 
 
 @torch.no_grad()
-def _test(
-    model: _Clip, frames_uint8: Tensor, texts: TokenBatch, ids: Tensor, held_out: Tensor
-) -> tuple[float, float]:
+def _test(model: _Clip, examples: _Examples, held_out: Tensor) -> tuple[float, float]:
     """Recall at 1 of frames to the different captions among them, and of a guess."""
-    own = ids[held_out]
-    different = torch.unique(own)
-    firsts = torch.stack([held_out[own == number][0] for number in different])
-    gallery = TokenBatch(texts.input_ids[firsts], texts.attention_mask[firsts])
-    parts = torch.split(frames_uint8[held_out], 256)
-    images = torch.cat([model.embed_frames(part) for part in parts])
-    vectors = nn.functional.normalize(model.embed_texts(gallery), dim=-1)
-    nearest = different[(images @ vectors.T).argmax(dim=1)]
-    return float((nearest == own).float().mean()), 1 / len(different)
+    parts = [examples.rows(part) for part in torch.split(held_out, 256)]
+    images = torch.cat([model.embed_frames(frames_uint8) for frames_uint8, _, _ in parts])
+    texts = torch.cat([model.embed_texts(texts) for _, texts, _ in parts])
+    own = torch.cat([ids for _, _, ids in parts])
+    nearest = (images @ nn.functional.normalize(texts, dim=-1).T).argmax(dim=1)
+    return float((own[nearest] == own).float().mean()), 1 / len(torch.unique(own))

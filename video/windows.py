@@ -1,20 +1,18 @@
 """A video of any length as a sequence of short clips, decoded once."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from reelscan.video.decode import Clip, Resize, clip_of, resizing
-from reelscan.video.errors import VideoError
 from reelscan.video.reader import Decoder, FrameReader, check_decoder, open_reader
 from reelscan.video.sampling import times_at
 from reelscan.video.source import VideoSource
 from reelscan.video.timeline import Timeline, TimelineMismatchError
 from reelscan.video.transforms import Interpolation
-
-_MOST_WINDOWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ def stream_windows(
 
     Each equals `read_clip(..., sampling="seconds")` from its start to its end. The last one ends
     with the video, so it may be shorter; a window follows only if frames are left that begin at or
-    behind the end of the one before. Only resized frames of windows not yet handed out are held,
+    behind the end of the one before. Windows in which no frame begins, because a picture stands
+    still for longer, are left out. Only resized frames of windows not yet handed out are held,
     besides the times of all frames.
 
     Arguments are as in `read_clip`; they are checked at once, the video is opened with the first
@@ -72,13 +71,6 @@ def _windows(
 ) -> Iterator[Window]:
     handed_out = 0
     while True:
-        count = reader.timeline.end_seconds / stride_seconds
-        if count > _MOST_WINDOWS:
-            raise VideoError(
-                reader.name,
-                f"lasts {reader.timeline.end_seconds:g} seconds by its own account, which makes "
-                f"{count:.0f} windows; {_MOST_WINDOWS} are allowed, give a longer stride_seconds",
-            )
         spans = _spans(reader.timeline, window_seconds, stride_seconds)
         try:
             for window in _decoded(reader, spans[handed_out:], frames, resized):
@@ -95,13 +87,18 @@ def _spans(
     timeline: Timeline, window_seconds: float, stride_seconds: float
 ) -> list[tuple[float, float]]:
     """(start, end) of every window in seconds."""
-    last_frame_seconds = timeline.times_seconds[-1]
-    spans = [(0.0, min(window_seconds, timeline.end_seconds))]
+    times, spans, place = timeline.times_seconds, [], 0
     while True:
-        start = len(spans) * stride_seconds
-        if last_frame_seconds < max(start, spans[-1][1]):
+        start = place * stride_seconds
+        begun = bisect_left(times, start)
+        if begun == len(times) or (spans and times[-1] < spans[-1][1]):
             return spans
-        spans.append((start, min(start + window_seconds, timeline.end_seconds)))
+        if times[begun] < start + window_seconds:
+            spans.append((start, min(start + window_seconds, timeline.end_seconds)))
+            place += 1
+        else:
+            # Damaged times can leave gaps of days, so they are not walked through.
+            place = max(place + 1, math.floor((times[begun] - window_seconds) / stride_seconds))
 
 
 def _decoded(

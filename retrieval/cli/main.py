@@ -40,7 +40,14 @@ Set REELSCAN_TRACEBACK=1 to see where an error came from."""
 
 def main() -> NoReturn:
     """Runs the command in `sys.argv` and exits with its code."""
-    sys.exit(run_command(sys.argv[1:]))
+    try:
+        code = run_command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has gone; give the interpreter's own flush somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -60,9 +67,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has gone; leave stdout so that the interpreter's own flush is quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("REELSCAN_TRACEBACK"):
             raise

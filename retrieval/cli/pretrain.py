@@ -16,7 +16,12 @@ from reelscan.models.video_text import (
 )
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
-from reelscan.pretrain.train import PretrainReport, StepReport, pretrain
+from reelscan.pretrain.train import (
+    PretrainReport,
+    StepReport,
+    TrainingDivergedError,
+    pretrain,
+)
 from reelscan.retrieval.cli.progress import StageProgress, duration_text
 
 RECIPES = {
@@ -35,7 +40,7 @@ sizes: tiny, small, middle (the default)
 
 Every setting of a recipe can be changed by an option: `reelscan pretrain RECIPE --help` lists
 them with their values. Ctrl-C writes a checkpoint; --resume goes on from the newest one. Several
-GPUs: torchrun --nproc-per-node 8 -m reelscan.retrieval.cli.main pretrain ...
+GPUs: torchrun --nproc-per-node 8 --no-python reelscan pretrain ...
 
 examples:
   reelscan pretrain video-only-masked --out run1 --data.shards k400.index.json --teacher CLIP
@@ -72,7 +77,11 @@ def main(arguments: list[str]) -> int:
         default=Command(out=tyro.MISSING, settings=recipe),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    report = run_stage("pretraining", command.settings, command.out, resume=command.resume)
+    try:
+        report = run_stage("pretraining", command.settings, command.out, resume=command.resume)
+    except TrainingDivergedError as error:
+        print(f"reelscan pretrain: {error}", file=sys.stderr)
+        return 1
     print(report_text(report))
     return 130 if report.interrupted else 0
 
