@@ -58,6 +58,8 @@ class ClipTrainingConfig:
     """Share of the steps in which the rate rises; afterwards it falls to 0 as a cosine."""
     weight_decay: float = 0.05
     """Of AdamW, on matrices alone."""
+    flip: bool = True
+    """Mirror half of the batches, and turn half of them upside down; not if captions tell sides."""
     temperature: float = 0.07
     """What similarities are divided by at first; it is learned."""
     held_out_fraction: float = 0.1
@@ -276,7 +278,7 @@ def _fit(
         frames_uint8, texts, ids = examples.rows(learned[drawn])
         clamp_temperature_(model.temperature)
         loss = contrastive_loss(
-            model.embed_frames(frames_uint8),
+            model.embed_frames(_flipped(frames_uint8, generator) if config.flip else frames_uint8),
             model.embed_texts(texts),
             temperature=model.temperature,
             ids=ids,
@@ -290,6 +292,13 @@ def _fit(
         if on_step is not None:
             on_step(step + 1, losses[-1])
     return losses
+
+
+def _flipped(frames_uint8: Tensor, generator: torch.Generator) -> Tensor:
+    """A batch, mirrored along neither, one or both axes."""
+    across, down = torch.rand(2, generator=generator).tolist()
+    axes = [axis for axis, drawn in ((-1, across), (-2, down)) if drawn < 0.5]
+    return frames_uint8.flip(axes) if axes else frames_uint8
 
 
 def _rate_factor(config: ClipTrainingConfig) -> Callable[[int], float]:

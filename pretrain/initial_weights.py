@@ -7,9 +7,8 @@ from torch import Tensor
 
 from reelscan.models.bert_checkpoint import huggingface_bert_state
 from reelscan.models.model_directory import WEIGHTS_FILE
-from reelscan.models.positions import interpolate_spatial, interpolate_temporal
 from reelscan.models.video_text import VideoTextModel, load_published
-from reelscan.models.videomamba_config import VideoMambaConfig
+from reelscan.models.vision_checkpoint import fit_encoder_state
 from reelscan.models.weights import load_strict, load_weights
 
 VISION_PREFIX = "vision_encoder."
@@ -27,17 +26,17 @@ def load_initial_model(
 ) -> None:
     """Loads a model directory, a checkpoint, or a weight file in the published names, in place.
 
-    Learned positions are interpolated to the model's frames and frame size. For the vision encoder
-    alone, weights may lack what the first published stage lacks (the normalisation after pooling)
-    and what depends on the teacher (the alignment decoders). Raises ValueError if they do not fit.
+    The encoder is fitted to the model's frames and frame size. If it is taken alone, weights may
+    lack what the first published stage lacks (the normalisation after pooling) and what depends on
+    the teacher (the alignment decoders). Raises ValueError if they do not fit.
     """
     state = load_weights(path / WEIGHTS_FILE if path.is_dir() else path)
     if part == "vision_encoder":
         load_strict(
             model.vision_encoder,
-            _with_fitting_positions(_vision_only(state), model.config.vision, prefix=""),
+            fit_encoder_state(_vision_part(state) or state, model.config.vision),
             allowed_missing=("clip_decoder.*", "pool_norm.*"),
-            allowed_unknown=("clip_decoder.*", "head.*"),
+            allowed_unknown=("clip_decoder.*",),
         )
         return
     for pair in TIED_NAMES:
@@ -45,7 +44,8 @@ def load_initial_model(
         for name, other in (pair, pair[::-1]):
             if other in state:
                 state.setdefault(name, state[other])
-    load_published(model, _with_fitting_positions(state, model.config.vision, prefix=VISION_PREFIX))
+    vision = fit_encoder_state(_vision_part(state), model.config.vision)
+    load_published(model, {**state, **{VISION_PREFIX + name: vision[name] for name in vision}})
 
 
 def load_initial_text_encoder(model: VideoTextModel, path: Path) -> None:
@@ -65,24 +65,10 @@ def load_initial_text_encoder(model: VideoTextModel, path: Path) -> None:
     )
 
 
-def _vision_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision encoder's part; all of a file that holds nothing else."""
-    inner = {
+def _vision_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The vision encoder's weights of a video-text model; none in a file of an encoder alone."""
+    return {
         name.removeprefix(VISION_PREFIX): tensor
         for name, tensor in state.items()
         if name.startswith(VISION_PREFIX)
     }
-    return inner or state
-
-
-def _with_fitting_positions(
-    state: dict[str, Tensor], config: VideoMambaConfig, *, prefix: str
-) -> dict[str, Tensor]:
-    frames, side, _ = config.grid
-    fitted = dict(state)
-    spatial, temporal = f"{prefix}pos_embed", f"{prefix}temporal_pos_embedding"
-    if spatial in state:
-        fitted[spatial] = interpolate_spatial(state[spatial], side=side)
-    if temporal in state:
-        fitted[temporal] = interpolate_temporal(state[temporal], frames=frames)
-    return fitted

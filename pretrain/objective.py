@@ -125,21 +125,11 @@ class Objective(nn.Module):
         vision = self.model.encode_vision(
             batch.clips, mask, keep_temporal=self.mask.kind in ("none", "tube")
         )
-        zero = batch.clips.new_zeros(())
-        alignment = contrastive = matching = masked_language = zero
+        alignment = contrastive = matching = masked_language = batch.clips.new_zeros(())
         if self.losses.alignment:
             alignment = self._alignment(vision, taught, mask)
         if self.losses.contrastive or self.losses.matching:
-            hidden = self.model.encode_text(batch.text.input_ids, batch.text.attention_mask)
-            video_vectors = self.model.project_vision(vision.pooled)
-            text_vectors = self.model.project_text(hidden, batch.text.attention_mask)
-            if self.losses.contrastive:
-                contrastive = self._contrastive(video_vectors, text_vectors, batch.sample_ids)
-            if self.losses.matching:
-                similarity = frame_similarity(
-                    video_vectors.detach(), text_vectors.detach(), temperature=self.model.temp
-                )
-                matching = self._matching(vision, hidden, similarity, batch, draws)
+            contrastive, matching = self._pair_losses(vision, batch, draws)
         if self.losses.masked_language:
             masked_language = self._masked_language(vision, batch.text, draws)
         return LossParts(
@@ -185,6 +175,23 @@ class Objective(nn.Module):
             layers, clips, _, width = features.shape
             features = features[:, ~mask].view(layers, clips, -1, width)
         return alignment_loss(vision.alignment, features)
+
+    def _pair_losses(
+        self, vision: VisionOutput, batch: TrainingBatch, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Contrastive and matching loss, of one reading of the captions."""
+        hidden = self.model.encode_text(batch.text.input_ids, batch.text.attention_mask)
+        video = self.model.project_vision(vision.pooled)
+        text = self.model.project_text(hidden, batch.text.attention_mask)
+        contrastive = matching = video.new_zeros(())
+        if self.losses.contrastive:
+            contrastive = self._contrastive(video, text, batch.sample_ids)
+        if self.losses.matching:
+            similarity = frame_similarity(
+                video.detach(), text.detach(), temperature=self.model.temp.detach()
+            )
+            matching = self._matching(vision, hidden, similarity, batch, draws)
+        return contrastive, matching
 
     def _contrastive(self, video: Tensor, text: Tensor, sample_ids: Tensor) -> Tensor:
         """Rows of this process against columns of all: [B, T, E] and [B, E] -> scalar."""

@@ -1,10 +1,13 @@
 """How fast training goes, how much of that is waiting for data, and how long it will take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 MEMORY_STEPS = 20
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class Pace:
 
 
 class StepClock:
-    """Call `data_arrived` when a batch is there and `step_done` after its step."""
+    """Draws the batches through `timing` and is told of each step by `step_done`."""
 
     def __init__(
         self, *, clips_per_step: int, now: Callable[[], float] = time.perf_counter
@@ -31,8 +34,16 @@ class StepClock:
         self._waited = self._seconds = self._steps = 0.0
         self._wait = 0.0
 
-    def data_arrived(self) -> None:
-        self._wait = self._now() - self._last
+    def timing(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """The same batches; notes how long each is waited for."""
+        while True:
+            asked = self._now()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._wait = self._now() - asked
+            yield batch
 
     def step_done(self, *, steps_left: int) -> Pace:
         now = self._now()

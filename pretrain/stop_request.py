@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a wish to stop after the current step instead of an end in the middle."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,9 +24,16 @@ def stop_requests(should_stop: Callable[[], bool] | None = None) -> Iterator[Cal
         yield lambda: False
         return
     requested = threading.Event()
+    owner = os.getpid()
     usual = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def request(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # A forked loader process: Ctrl-C reaches it too, but its batches are still wanted.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         requested.set()
         restore()
 

@@ -159,7 +159,7 @@ class _Run:
             mask=config.mask,
             masked_language_probability=config.masked_language_probability,
         )
-        self.step = TrainStep(
+        self.take_step = TrainStep(
             objective, config=config, processes=processes, total_steps=self.total_steps
         )
 
@@ -207,7 +207,7 @@ class _Run:
             )
         if newest is not None:
             check_same_settings(read_state(newest).settings, self.settings)
-            return load_checkpoint(newest, model=self.model, optimizer=self.step.optimizer)
+            return load_checkpoint(newest, model=self.model, optimizer=self.take_step.optimizer)
         if self.processes.is_first:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             text = json.dumps(asdict(self.config), default=str, indent=2)
@@ -221,15 +221,14 @@ class _Run:
         self.model.train()
         clock = StepClock(clips_per_step=self.config.data.batch_size * self.processes.count)
         skipped_in_a_row = 0
-        for batch in self._batches(state.step):
+        for batch in clock.timing(self._batches(state.step)):
             prepared = to_training_batch(
                 batch,
                 tokenizer=self.tokenizer,
                 preprocessing=self.preprocessing,
                 device=self.processes.device,
             )
-            clock.data_arrived()
-            outcome = self.step(prepared, state.step, stop_requested=should_stop())
+            outcome = self.take_step(prepared, state.step, stop_requested=should_stop())
             state = replace(
                 state,
                 step=state.step + 1,
@@ -265,7 +264,7 @@ class _Run:
             save_checkpoint(
                 folder,
                 model=self.model,
-                optimizer=self.step.optimizer,
+                optimizer=self.take_step.optimizer,
                 state=state,
                 keep_last=self.config.run.keep_checkpoints,
             )

@@ -87,7 +87,8 @@ def _spans(
     timeline: Timeline, window_seconds: float, stride_seconds: float
 ) -> list[tuple[float, float]]:
     """(start, end) of every window in seconds."""
-    times, spans, place = timeline.times_seconds, [], 0
+    times, place = timeline.times_seconds, 0
+    spans: list[tuple[float, float]] = []
     while True:
         start = place * stride_seconds
         begun = bisect_left(times, start)

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_settings import check_same_settings, plain_settings
-from reelscan.pretrain.stages import PretrainConfig, video_text_masked
+from reelscan.pretrain.stages import video_text_masked
 
 
 def config(folder: str = "/data") -> PretrainConfig:

@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +28,7 @@ from reelscan.pretrain.pretrain_config import (
 from reelscan.pretrain.run_log import read_metrics
 from reelscan.pretrain.shard_loader import Batch
 from reelscan.pretrain.shard_writer import write_shards
-from reelscan.pretrain.train import pretrain
+from reelscan.pretrain.train import StepReport, pretrain
 from reelscan.pretrain.training_data import RandomView, open_shards, to_training_batch
 from reelscan.video.encode import write_video
 
@@ -102,6 +105,21 @@ def test_a_run_reads_shards_and_resumes_within_an_epoch(config, tmp_path):
     assert len(totals[0]) == 5 and totals[0] == totals[1]
     assert load_model(rest.model).fingerprint == load_model(whole.model).fingerprint
     assert whole.unreadable_samples == 0
+
+
+def test_ctrl_c_with_loader_processes_still_saves_a_checkpoint(config, tmp_path):
+    """A terminal sends it to all of them."""
+
+    def press(report: StepReport) -> None:
+        if report.step == 1:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for pid in (*(worker.pid for worker in workers), os.getpid()):
+                os.kill(pid, signal.SIGINT)
+
+    with_workers = replace(config, data=replace(config.data, workers=2), steps=40)
+    report = pretrain(with_workers, tmp_path / "run", on_step=press)
+    assert report.interrupted and report.checkpoint.is_dir() and report.steps < 5
 
 
 def test_captions_stay_with_their_clips(config):

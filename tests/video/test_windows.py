@@ -93,14 +93,14 @@ def test_frames_are_the_ones_shown_at_the_middles(encode: Encode) -> None:
 
 @pytest.mark.parametrize("gap_seconds", [5, 2_000_000])
 def test_windows_in_which_no_frame_begins_are_left_out(encode: Encode, gap_seconds: int) -> None:
-    times = [0, 100, 1000 * gap_seconds, 1000 * gap_seconds + 1000]
+    times = [0, 100, 1000 * gap_seconds, 1000 * gap_seconds + 500]
     windows = windows_of(encode(4, times=times, container="matroska"), window=2, stride=2)
     first, last = windows[0], windows[-1]
     assert (first.start_seconds, first.end_seconds) == (0, 2)
     assert first.clip.times_seconds == (0.1, 0.1, 0.1, 0.1)
     assert len(windows) == 2
     assert last.start_seconds == gap_seconds // 2 * 2
-    assert set(last.clip.times_seconds) <= {0.1, gap_seconds, gap_seconds + 1}
+    assert set(last.clip.times_seconds) <= {0.1, gap_seconds, gap_seconds + 0.5}
 
 
 def test_an_image_is_one_window(encode: Encode) -> None:

@@ -1,0 +1,216 @@
+"""The selective scan on a CPU in float32, one pass over the sequence in compiled kernels.
+
+The backward pass recomputes the states of a chunk from the one that entered it. Compiling takes
+seconds the first time; Numba keeps the result for later processes.
+
+Axes: G groups, B clips, L sequence length, D channels, S states; see `scan_kernels` for the rest.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from reelscan.models import scan_kernels
+from reelscan.models.kernel_threads import run_tasks
+from reelscan.models.scan_kernels import Gradients, Inputs, Outputs, Scratch, Sizes
+from reelscan.models.simd_lanes import LANES
+
+CHUNK_VECTORS = 128
+"""States of sixteen channels recomputed at a time: steps of a chunk times S. 8 kB in float32."""
+CHUNK_STEPS = (4, 32)
+"""Fewest and most steps of a chunk."""
+TASK_CHANNELS = 128
+"""Most channels of a task."""
+PARTS = 8
+"""Into which the clips are cut: enough for many threads, while their sums are few."""
+
+
+def fused_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same function of the same tensors as `reference_scan`; once differentiable.
+
+    Raises ValueError unless the tensors are float32 on the CPU.
+    """
+    if u.device.type != "cpu" or u.dtype != torch.float32:
+        raise ValueError(f"u is {u.dtype} on {u.device}; this scan takes torch.float32 on the CPU")
+    D = u.new_zeros(A.shape[:2]) if D is None else D
+    delta_bias = u.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
+    tensors = (u, delta, A, B, C, D, delta_bias)
+    padding = -u.shape[-1] % LANES
+    if padding:
+        u, delta, D, delta_bias = (
+            functional.pad(tensor, (0, padding)) for tensor in (u, delta, D, delta_bias)
+        )
+        A, initial_state = (
+            functional.pad(tensor, (0, 0, 0, padding)) for tensor in (A, initial_state)
+        )
+    tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        y, last_state = _FusedScan.apply(*tensors, delta_softplus)  # type: ignore[no-untyped-call]
+    else:
+        y, last_state, _ = _forward(*tensors, delta_softplus, keep=False)
+    if padding:
+        y, last_state = y[..., :-padding], last_state[:, :, :-padding]
+    return y, last_state
+
+
+def _sizes(u: Tensor, A: Tensor, delta_softplus: bool) -> Sizes:
+    (groups, clips, length, channels), states = u.shape, A.shape[-1]
+    fewest, most = CHUNK_STEPS
+    chunk, chunks = _cut(length, max(fewest, min(most, CHUNK_VECTORS // states)))
+    clips_of_task, parts = _cut(clips, math.ceil(clips / PARTS))
+    vectors_of_task, blocks = _cut(channels // LANES, TASK_CHANNELS // LANES)
+    return Sizes(
+        groups=groups,
+        clips=clips,
+        length=length,
+        channels=channels,
+        states=states,
+        chunk=chunk,
+        chunks=chunks,
+        clips_of_task=clips_of_task,
+        parts=parts,
+        channels_of_task=vectors_of_task * LANES,
+        blocks=blocks,
+        softplus=delta_softplus,
+    )
+
+
+def _cut(total: int, largest: int) -> tuple[int, int]:
+    """The size that cuts `total` into as few parts of at most `largest` as can be, and how many."""
+    size = math.ceil(total / math.ceil(total / largest))
+    return size, math.ceil(total / size)
+
+
+def _flat(tensor: Tensor) -> Any:
+    """What a kernel takes: the elements in order; shared, not copied, where they lie so."""
+    return tensor.detach().contiguous().view(-1).numpy()
+
+
+def _inputs(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Inputs:
+    rates = A.detach().transpose(1, 2) * math.log2(math.e)
+    return Inputs(*(_flat(tensor) for tensor in (u, delta, rates, B, C, D, delta_bias)))
+
+
+def _scratch(sizes: Sizes, *, backward: bool) -> Scratch:
+    chunk = sizes.chunk if backward else 0
+    vectors = Scratch(
+        state=sizes.states,
+        rates=sizes.states,
+        states=(chunk + 1) * sizes.states,
+        decays=chunk * sizes.states,
+        delta=chunk,
+        slope=chunk,
+        B=chunk * sizes.states,
+        C=chunk * sizes.states,
+    )
+    memory = torch.empty(sum(vectors) * LANES, dtype=torch.float32)
+    return Scratch(*(part.numpy() for part in memory.split([n * LANES for n in vectors])))
+
+
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    initial_state: Tensor,
+    delta_softplus: bool,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state, and if told to keep them the states that enter the chunks."""
+    sizes = _sizes(u, A, delta_softplus)
+    inputs = _inputs(u, delta, A, B, C, D, delta_bias)
+    y = torch.empty(u.shape, dtype=u.dtype)
+    state = torch.empty(*u.shape[:2], *A.shape[:0:-1], dtype=u.dtype)
+    state.copy_(initial_state.transpose(2, 3))
+    kept = torch.empty(state.numel() * sizes.chunks if keep else 0, dtype=u.dtype)
+    outputs = Outputs(*(_flat(tensor) for tensor in (y, state, kept)))
+
+    def run(first: int, stop: int) -> None:
+        scratch = _scratch(sizes, backward=False)
+        scan_kernels.forward_tasks(inputs, outputs, sizes, scratch, first, stop)
+
+    run_tasks(run, sizes.groups * sizes.parts * sizes.blocks)
+    return y, state.transpose(2, 3), kept
+
+
+class _FusedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        delta_bias: Tensor,
+        initial_state: Tensor,
+        delta_softplus: bool,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = (u, delta, A, B, C, D, delta_bias)
+        y, last_state, kept = _forward(*tensors, initial_state, delta_softplus, keep=True)
+        ctx.save_for_backward(*tensors, kept)
+        ctx.delta_softplus = delta_softplus
+        return y, last_state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
+        u, delta, A, B, C, D, delta_bias, kept = ctx.saved_tensors
+        sizes = _sizes(u, A, ctx.delta_softplus)
+        inputs = _inputs(u, delta, A, B, C, D, delta_bias)
+        groups, clips = u.shape[:2]
+        shapes = {
+            "u": u.shape,
+            "delta": u.shape,
+            "rates": (groups, sizes.parts, sizes.states, sizes.channels),
+            "B": (sizes.blocks, *B.shape),
+            "C": (sizes.blocks, *B.shape),
+            "skip": (groups, sizes.parts, sizes.channels),
+            "bias": (groups, sizes.parts, sizes.channels),
+            "state": (groups, clips, sizes.states, sizes.channels),
+        }
+        made = {name: torch.empty(shape, dtype=u.dtype) for name, shape in shapes.items()}
+        made["state"].copy_(grad_last_state.transpose(2, 3))
+        gradients = Gradients(**{name: _flat(tensor) for name, tensor in made.items()})
+        flat_grad_y, flat_kept = _flat(grad_y), _flat(kept)
+
+        def run(first: int, stop: int) -> None:
+            scratch = _scratch(sizes, backward=True)
+            scan_kernels.backward_tasks(
+                inputs, flat_kept, flat_grad_y, gradients, sizes, scratch, first, stop
+            )
+
+        run_tasks(run, sizes.groups * sizes.parts * sizes.blocks)
+        return (
+            made["u"],
+            made["delta"],
+            made["rates"].sum(1).transpose(1, 2),
+            made["B"].sum(0),
+            made["C"].sum(0),
+            made["skip"].sum(1),
+            made["bias"].sum(1),
+            made["state"].transpose(2, 3),
+            None,
+        )
