@@ -14,8 +14,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscan.index.atomic_file import replacing
 from reelscan.index.segments import FlatIndexStamp, SegmentStore
+from reelscan.models.atomic_file import replacing
 
 FLAT_INDEX_NAME = "vectors.faiss"
 _ROWS_AT_ONCE = 16384

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reelscan.index.atomic_file import write_atomically
+from reelscan.models.atomic_file import write_atomically
 
 FORMAT = "reelscan-collection"
 FORMAT_VERSION = 1

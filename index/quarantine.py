@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reelscan.index.atomic_file import write_atomically
 from reelscan.index.video_files import VideoFile
+from reelscan.models.atomic_file import write_atomically
 
 REPORT_NAME = "quarantine.jsonl"
 

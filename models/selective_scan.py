@@ -5,7 +5,7 @@ Axes: G groups (optional, leading), B clips, L sequence length, D inner channels
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Literal
 
 import torch
@@ -15,11 +15,8 @@ from torch.nn import functional
 from reelscan.models.scan_chunked import chunked_scan
 from reelscan.models.scan_reference import reference_scan
 
-ScanBackend = Literal["chunked", "reference"]
-_IMPLEMENTATIONS: dict[ScanBackend, Callable[..., tuple[Tensor, Tensor]]] = {
-    "chunked": chunked_scan,
-    "reference": reference_scan,
-}
+ScanBackend = Literal["fused", "chunked", "reference"]
+_Scan = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +42,15 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
-    backend: ScanBackend = "chunked",
+    backend: ScanBackend | None = None,
 ) -> ScanOutput:
     """h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t and y_t = (C_t h_t + D u_t) silu(z_t).
 
     u, delta, z [B, L, D]; A [D, S]; B, C [B, L, S]; D, delta_bias [D]; initial_state [B, D, S],
     zeros by default. `delta_bias` is added to delta, which then passes softplus if told. Computed
-    in float32, or in float64 where an input is. All tensors may carry a leading axis G: scans that
-    run at once, each with its own A, D and delta_bias. Raises ValueError for shapes that do not
-    fit. Source: Gu and Dao, 2023.
+    in float32, or in float64 where an input is, by `default_backend` unless `backend` names another.
+    All tensors may carry a leading axis G: scans that run at once, each with its own A, D and
+    delta_bias. Raises ValueError for shapes that do not fit. Source: Gu and Dao, 2023.
     """
     optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
@@ -68,7 +65,7 @@ def selective_scan(
         gate = ready.pop("z", None)
         if "initial_state" not in ready:
             ready["initial_state"] = ready["u"].new_zeros(*ready["u"].shape[:2], *A.shape[-2:])
-        y, last_state = _IMPLEMENTATIONS[backend](
+        y, last_state = _implementation(backend or default_backend(u.device, dtype)[0])(
             **{"D": None, "delta_bias": None} | ready, delta_softplus=delta_softplus
         )
         if gate is not None:
@@ -76,6 +73,34 @@ def selective_scan(
     if not grouped:
         y, last_state = y.squeeze(0), last_state.squeeze(0)
     return ScanOutput(y=y.to(u.dtype), last_state=last_state)
+
+
+def default_backend(device: torch.device, dtype: torch.dtype) -> tuple[ScanBackend, str]:
+    """What computes a scan in this dtype there, and why."""
+    if device.type != "cpu" or dtype != torch.float32:
+        return "chunked", f"plain PyTorch, for {dtype} on {device.type}"
+    obstacle = _why_not_fused()
+    if obstacle:
+        return "chunked", f"plain PyTorch, for Numba does not import: {obstacle}"
+    return "fused", "compiled by Numba, for torch.float32 on cpu"
+
+
+@cache
+def _why_not_fused() -> str | None:
+    try:
+        import reelscan.models.scan_fused  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _implementation(backend: ScanBackend) -> _Scan:
+    if backend == "fused":
+        # Only here, for Numba takes a second to import.
+        from reelscan.models.scan_fused import fused_scan
+
+        return fused_scan
+    return chunked_scan if backend == "chunked" else reference_scan
 
 
 def _check_shapes(given: dict[str, Tensor]) -> None:

@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from reelscan.models.atomic_file import write_atomically
 from reelscan.models.bert import BertConfig, BertModel
 from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
 from reelscan.models.losses import clamp_temperature_, contrastive_loss
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.weights import load_strict
-from reelscan.pretrain.atomic_file import write_atomically
 from reelscan.pretrain.optimizer import build_optimizer
 from reelscan.pretrain.schedule import learning_rate_factor
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscan.pretrain.atomic_file import replacing
+from reelscan.models.atomic_file import replacing
 from reelscan.pretrain.run_log import read_metrics
 from reelscan.pretrain.train_step import LOSS_NAMES
 
@@ -33,8 +33,8 @@ def plot_losses(metrics_path: Path, png_path: Path, *, title: str = "") -> None:
     axes.set_ylim(bottom=0.0)
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing(png_path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    with replacing(png_path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 def has_losses(metrics_path: Path) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from reelscan.pretrain.atomic_file import write_atomically
+from reelscan.models.atomic_file import write_atomically
 from reelscan.pretrain.media_kind import MEDIA_SUFFIXES
 from reelscan.pretrain.shard_sample import (
     DESCRIPTION_SUFFIX,

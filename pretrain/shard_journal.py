@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reelscan.pretrain.atomic_file import write_atomically
+from reelscan.models.atomic_file import write_atomically
 from reelscan.pretrain.shard_index import file_sha256
 from reelscan.pretrain.video_check import Rejected
 

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from reelscan.models.atomic_file import write_atomically
 from reelscan.pretrain.annotations import CaptionedVideo, path_below_root
-from reelscan.pretrain.atomic_file import write_atomically
 from reelscan.pretrain.shard_index import (
     INDEX_ENDING,
     ShardIndex,

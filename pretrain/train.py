@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
+from reelscan.models.atomic_file import write_atomically
 from reelscan.models.encoder import check_fit
 from reelscan.models.model_directory import save_model
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextModel
-from reelscan.pretrain.atomic_file import write_atomically
 from reelscan.pretrain.checkpoint import (
     RunState,
     checkpoint_path,

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reelscan.index.atomic_file import write_atomically
+from reelscan.models.atomic_file import write_atomically
 from reelscan.retrieval.searcher import SearchHit
 from reelscan.video.decode import read_frame
 from reelscan.video.errors import VideoError

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from reelscan.pretrain.atomic_file import write_atomically
+from reelscan.models.atomic_file import write_atomically
 from reelscan.pretrain.demo_corpus.captions import captions, static_captions
 from reelscan.pretrain.demo_corpus.config import CorpusConfig
 from reelscan.pretrain.demo_corpus.motion import tracks, visible_looks

@@ -12,11 +12,11 @@ import torch
 
 from reelscan.index.collection import Collection
 from reelscan.index.embed import EmbedProgress, embed_folder
+from reelscan.models.atomic_file import write_atomically
 from reelscan.models.encoder import VideoTextEncoder
 from reelscan.models.model_directory import load_model
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.pretrain.annotations import read_annotations
-from reelscan.pretrain.atomic_file import write_atomically
 from reelscan.pretrain.clip_training import save_teacher, train_clip
 from reelscan.pretrain.demo_corpus.corpus import Corpus, write_corpus
 from reelscan.pretrain.demo_recipe import (

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from reelscan.index.atomic_file import replacing, write_atomically
+from reelscan.models.atomic_file import replacing, write_atomically
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
