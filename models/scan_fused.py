@@ -25,6 +25,7 @@ CHUNK_STEPS = (4, 32)
 """Fewest and most steps of a chunk."""
 TASK_CHANNELS = 128
 """Most channels of a task."""
+STAGGER = 0
 PARTS = 8
 """Into which the clips are cut: enough for many threads, while their sums are few."""
 
@@ -120,6 +121,7 @@ def _scratch(sizes: Sizes, *, backward: bool) -> Scratch:
         B=chunk * sizes.states,
         C=chunk * sizes.states,
     )
+    vectors = Scratch(*(count + STAGGER for count in vectors))
     memory = torch.empty(sum(vectors) * LANES, dtype=torch.float32)
     return Scratch(*(part.numpy() for part in memory.split([n * LANES for n in vectors])))
 

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import tyro
 
+from reelscan.models.clip_weights import clip_vision_from_weights
 from reelscan.models.model_directory import ModelSummary, inspect_model, load_model
+from reelscan.models.weights import load_weights
+from reelscan.pretrain.clip_training import save_teacher
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 
 
@@ -37,22 +40,56 @@ class Verify:
     """Model directory."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Writes the image tower of a CLIP as a teacher for `reelscan pretrain --teacher`.
+
+    Takes weights in the names of open_clip, of a Hugging Face CLIP, or a published extract.
+    Nothing in the file is run.
+
+    Examples:
+      reelscan model teacher ViT-B-16.pt --to clip-b16.safetensors
+      reelscan model teacher open_clip_model.safetensors --to laion-b16.safetensors --gelu
+    """
+
+    weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
+    """Weight file (.safetensors, .pt, .pth, .bin)."""
+    to: Path
+    """File to write."""
+    gelu: bool = False
+    """The weights were trained with plain GELU (LAION's), not OpenAI's quick one."""
+    heads: int | None = None
+    """Attention heads of a block; None: one for 64 channels, as in every published CLIP."""
+
+
 Command = (
     Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Teacher, tyro.conf.subcommand("teacher")]
 )
 
 
 def main(arguments: list[str]) -> int:
     """Prints what was asked for."""
     command = parse_arguments(Command, "model", arguments)
-    if isinstance(command, Verify):
-        encoder = load_model(command.path)
-        print(f"{command.path}: whole, fingerprint {encoder.fingerprint}")
-        return 0
-    found = inspect_model(command.path)
-    print(as_json(found) if command.json else summary_text(found))
+    match command:
+        case Verify():
+            fingerprint = load_model(command.path).fingerprint
+            print(f"{command.path}: whole, fingerprint {fingerprint}")
+        case Teacher():
+            print(write_teacher(command))
+        case Inspect():
+            found = inspect_model(command.path)
+            print(as_json(found) if command.json else summary_text(found))
     return 0
+
+
+def write_teacher(command: Teacher) -> str:
+    state = load_weights(command.weights)
+    vision = clip_vision_from_weights(state, quick_gelu=not command.gelu, heads=command.heads)
+    save_teacher(vision, command.to)
+    config = vision.config
+    return f"{command.to}: ViT/{config.patch_size}, {config.layers} blocks of {config.width}"
 
 
 def summary_text(found: ModelSummary) -> str:

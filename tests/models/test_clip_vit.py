@@ -12,9 +12,12 @@ from reelscan.models.clip_vit import (
     ClipVision,
     ClipVisionConfig,
     clip_vit_base_patch16,
+    resize_bicubic,
+)
+from reelscan.models.clip_weights import (
+    clip_vision_from_weights,
     from_hugging_face_state,
     from_open_clip_state,
-    resize_bicubic,
 )
 from reelscan.models.torchvision_mismatch import importable_torchvision
 from reelscan.models.weights import load_strict
@@ -276,3 +279,27 @@ def test_incomplete_hugging_face_weights_are_named_on_loading(transformers):
     del state["vision_model.encoder.layers.1.self_attn.k_proj.bias"]
     with pytest.raises(ValueError, match=r"1 missing: transformer.resblocks.1.attn.in_proj_bias"):
         load_strict(build(), from_hugging_face_state(state))
+
+
+def test_sizes_follow_from_open_clip_weights(open_clip, assert_close):
+    config = replace(CONFIG, heads=2)
+    state = {f"visual.{name}": tensor for name, tensor in build(config).state_dict().items()}
+    state["visual.conv1.weight"] = state["visual.conv1.weight"].squeeze(2)
+    state |= {
+        "text_projection": torch.ones(3),
+        "transformer.resblocks.0.ln_1.weight": torch.ones(3),
+    }
+    tower = clip_vision_from_weights(state, heads=2)
+    assert tower.config == config
+    clips = random_clips()
+    assert_close(tower(clips).features, build(config)(clips).features)
+
+
+def test_sizes_follow_from_hugging_face_weights(transformers):
+    tower = clip_vision_from_weights(hugging_face_tower(transformers).state_dict(), heads=3)
+    assert (tower.config.width, tower.config.layers, tower.config.heads) == (24, 4, 3)
+
+
+def test_other_weights_are_no_tower():
+    with pytest.raises(ValueError, match=r"no weights of a CLIP.*conv1\.weight"):
+        clip_vision_from_weights({"layer.weight": torch.ones(3, 3)})

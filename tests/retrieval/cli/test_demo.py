@@ -5,6 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+from reelscan.pretrain.clip_training import load_teacher
 
 
 def test_demo_leaves_results_and_pictures(demo_root: Path) -> None:
@@ -127,6 +130,16 @@ def test_model_inspect_and_verify(demo_root: Path, tmp_path: Path, run) -> None:
     outcome = run("model", "verify", model)
     assert outcome.code == 1
     assert "fingerprint" in outcome.err
+
+
+def test_clip_weights_become_a_teacher(demo_root: Path, tmp_path: Path, run) -> None:
+    teacher = load_teacher(demo_root / "teacher.safetensors")
+    state = {f"visual.{name}": tensor for name, tensor in teacher.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "clip.pt")
+    words = ("model", "teacher", tmp_path / "clip.pt", "--to", tmp_path / "t.safetensors")
+    outcome = run(*words, "--heads", teacher.config.heads)
+    assert outcome.code == 0, outcome.err
+    assert load_teacher(tmp_path / "t.safetensors").config == teacher.config
 
 
 def test_shards_write_verify_and_pretrain(demo_root: Path, tmp_path: Path, run) -> None:
