@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from reelscan.models.causal_conv import causal_conv_silu
+from reelscan.models.directions import convolve_directions, merge_directions
 from reelscan.models.norm import at_least_float32
 from reelscan.models.selective_scan import selective_scan
 
@@ -40,13 +39,14 @@ class DirectionWeights:
 
 
 def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
-    """Convolve and scan all directions at once: x [G, B, L, D] -> [G, B, L, D], not yet gated.
+    """Convolve and scan all directions at once: x [B, L, D] -> [G, B, L, D], not yet gated.
 
+    Each direction's output is in the order in which it runs, the second's against the sequence.
     A, D and the bias of the time steps enter in float32 or wider, whatever x is.
     """
-    shape, states = x.shape[:3], weights.A_log.shape[-1]
-    rank = weights.dt_weight.shape[-1]
-    x = causal_conv_silu(x, weights.conv_weight, weights.conv_bias)
+    rank, states = weights.dt_weight.shape[-1], weights.A_log.shape[-1]
+    x = convolve_directions(x, weights.conv_weight, weights.conv_bias)
+    shape = x.shape[:3]
     projected = torch.bmm(x.flatten(1, 2), weights.x_proj.transpose(1, 2))
     steps = torch.bmm(projected[..., :rank], weights.dt_weight.transpose(1, 2))
     B, C = projected[..., rank : rank + states], projected[..., rank + states :]
@@ -80,10 +80,11 @@ class MambaMixer(nn.Module):
         initialise_time_steps(self.dt_proj)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [B, L, C] -> [B, L, C]; a position sees itself and what came before."""
+        """hidden [B, L, C] -> [B, L, C]; in one direction a position sees itself and those before,
+        in two all others.
+        """
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        y = scan_directions(x.unsqueeze(0), self._weights()).squeeze(0)
-        mixed: Tensor = self.out_proj(y * functional.silu(z))
+        mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self._weights()), z))
         return mixed
 
     def _weights(self) -> DirectionWeights:
@@ -116,14 +117,6 @@ class BidirectionalMixer(MambaMixer):
         self.A_b_log = nn.Parameter(_first_decay_rates(inner, state_size))
         self.D_b = nn.Parameter(torch.ones(inner))
         initialise_time_steps(self.dt_proj_b)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [B, L, C] -> [B, L, C]; every position sees every other."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        forward, backward = scan_directions(torch.stack([x, x.flip(1)]), self._weights())
-        # The gate follows the sequence, so it may wait until the directions are summed.
-        mixed: Tensor = self.out_proj((forward + backward.flip(1)) * functional.silu(z))
-        return mixed
 
     def _weights(self) -> DirectionWeights:
         return DirectionWeights(

@@ -19,13 +19,12 @@ from reelscan.models.kernel_threads import run_tasks
 from reelscan.models.scan_kernels import Gradients, Inputs, Outputs, Scratch, Sizes
 from reelscan.models.simd_lanes import LANES
 
-CHUNK_VECTORS = 128
-"""States of sixteen channels recomputed at a time: steps of a chunk times S. 8 kB in float32."""
+CHUNK_VECTORS = 256
+"""Steps of a chunk times S: states of sixteen channels that are recomputed at once, 16 kB."""
 CHUNK_STEPS = (4, 32)
 """Fewest and most steps of a chunk."""
-TASK_CHANNELS = 128
+TASK_CHANNELS = 192
 """Most channels of a task."""
-STAGGER = 0
 PARTS = 8
 """Into which the clips are cut: enough for many threads, while their sums are few."""
 
@@ -50,7 +49,6 @@ def fused_scan(
         raise ValueError(f"u is {u.dtype} on {u.device}; this scan takes torch.float32 on the CPU")
     D = u.new_zeros(A.shape[:2]) if D is None else D
     delta_bias = u.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
-    tensors = (u, delta, A, B, C, D, delta_bias)
     padding = -u.shape[-1] % LANES
     if padding:
         u, delta, D, delta_bias = (
@@ -59,7 +57,7 @@ def fused_scan(
         A, initial_state = (
             functional.pad(tensor, (0, 0, 0, padding)) for tensor in (A, initial_state)
         )
-    tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
+    tensors = u, delta, A, B, C, D, delta_bias, initial_state
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         y, last_state = _FusedScan.apply(*tensors, delta_softplus)  # type: ignore[no-untyped-call]
     else:
@@ -116,14 +114,14 @@ def _scratch(sizes: Sizes, *, backward: bool) -> Scratch:
         rates=sizes.states,
         states=(chunk + 1) * sizes.states,
         decays=chunk * sizes.states,
-        delta=chunk,
+        delta=sizes.chunk,
         slope=chunk,
         B=chunk * sizes.states,
         C=chunk * sizes.states,
     )
-    vectors = Scratch(*(count + STAGGER for count in vectors))
     memory = torch.empty(sum(vectors) * LANES, dtype=torch.float32)
-    return Scratch(*(part.numpy() for part in memory.split([n * LANES for n in vectors])))
+    parts = torch.split(memory, [count * LANES for count in vectors])
+    return Scratch(*(part.numpy() for part in parts))
 
 
 def _forward(

@@ -70,7 +70,7 @@ class Outputs(NamedTuple):
     state: Array
     """[G, B, S, D]: on entry the state before the sequence, then that after it."""
     kept: Array
-    """[G, B, K, D S] in an order of its own: the states that enter the chunks; may be empty."""
+    """[G, B, K, S, D]: the states that enter the chunks; if it is empty they are not kept."""
 
 
 class Gradients(NamedTuple):
@@ -88,7 +88,7 @@ class Gradients(NamedTuple):
     """Still to be summed over the parts, [G, P, D], as bias."""
     bias: Array
     state: Array
-    """[G, B, S, D]: on entry of the state after the sequence, then of that before it."""
+    """[G, B, S, D]: on entry that of the state after the sequence, then of that before it."""
 
 
 class Scratch(NamedTuple):
@@ -192,14 +192,12 @@ def _forward_chunk(
         store(scratch.state, n * LANES, state)
         if outputs.kept.size > 0:
             store(outputs.kept, (place.chunk * states + n) * channels + place.channel, state)
-    bias = load(inputs.bias, place.group * channels + place.channel)
+    _time_steps(inputs, sizes, scratch, place)
     skip = load(inputs.skip, place.group * channels + place.channel)
     rates = place.group * states * channels + place.channel
-    for step in range(place.step, place.step + place.steps):
-        row = place.sequence * sizes.length + step
-        delta = load(inputs.delta, row * channels + place.channel) + bias
-        if sizes.softplus:
-            delta = softplus(delta)
+    for step in range(place.steps):
+        row = place.sequence * sizes.length + place.step + step
+        delta = load(scratch.delta, step * LANES)
         u = load(inputs.u, row * channels + place.channel)
         entry, y = delta * u, skip * u
         for n in range(states):
@@ -212,6 +210,36 @@ def _forward_chunk(
     for n in range(states):
         at = (place.sequence * states + n) * channels + place.channel
         store(outputs.state, at, load(scratch.state, n * LANES))
+
+
+@inlined
+def _time_steps(inputs: Inputs, sizes: Sizes, scratch: Scratch, place: Place) -> None:
+    """Fill delta of the scratch: all at once, for a softplus is long but need not wait for others.
+
+    Within the recurrence each would hold up the step that needs it.
+    """
+    bias = load(inputs.bias, place.group * sizes.channels + place.channel)
+    for step in range(place.steps):
+        row = place.sequence * sizes.length + place.step + step
+        delta = load(inputs.delta, row * sizes.channels + place.channel) + bias
+        if sizes.softplus:
+            delta = softplus(delta)
+        store(scratch.delta, step * LANES, delta)
+
+
+@inlined
+def _time_steps_and_slopes(inputs: Inputs, sizes: Sizes, scratch: Scratch, place: Place) -> None:
+    """Fill delta and slope of the scratch, the derivative of the softplus."""
+    bias = load(inputs.bias, place.group * sizes.channels + place.channel)
+    for step in range(place.steps):
+        row = place.sequence * sizes.length + place.step + step
+        delta = load(inputs.delta, row * sizes.channels + place.channel) + bias
+        slope = constant(1.0)
+        if sizes.softplus:
+            slope = sigmoid(delta)
+            delta = softplus(delta)
+        store(scratch.delta, step * LANES, delta)
+        store(scratch.slope, step * LANES, slope)
 
 
 @kernel
@@ -262,17 +290,11 @@ def _recompute_chunk(
     for n in range(states):
         state = load(kept, (place.chunk * states + n) * channels + place.channel)
         store(scratch.states, n * LANES, state)
-    bias = load(inputs.bias, place.group * channels + place.channel)
+    _time_steps_and_slopes(inputs, sizes, scratch, place)
     rates = place.group * states * channels + place.channel
     for step in range(place.steps):
         row = place.sequence * sizes.length + place.step + step
-        delta = load(inputs.delta, row * channels + place.channel) + bias
-        slope = constant(1.0)
-        if sizes.softplus:
-            slope = sigmoid(delta)
-            delta = softplus(delta)
-        store(scratch.delta, step * LANES, delta)
-        store(scratch.slope, step * LANES, slope)
+        delta = load(scratch.delta, step * LANES)
         entry = delta * load(inputs.u, row * channels + place.channel)
         for n in range(states):
             at = (step * states + n) * LANES

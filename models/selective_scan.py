@@ -48,8 +48,8 @@ def selective_scan(
 
     u, delta, z [B, L, D]; A [D, S]; B, C [B, L, S]; D, delta_bias [D]; initial_state [B, D, S],
     zeros by default. `delta_bias` is added to delta, which then passes softplus if told. Computed
-    in float32, or in float64 where an input is, by `default_backend` unless `backend` names another.
-    All tensors may carry a leading axis G: scans that run at once, each with its own A, D and
+    in float32, or in float64 where an input is; by `default_backend` if `backend` names none. All
+    tensors may carry a leading axis G: scans that run at once, each with its own A, D and
     delta_bias. Raises ValueError for shapes that do not fit. Source: Gu and Dao, 2023.
     """
     optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}

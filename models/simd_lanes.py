@@ -46,32 +46,30 @@ def inlined(function: _Function) -> _Function:
 class LanesType(types.Type):
     """Numba's type of a vector."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")  # type: ignore[no-untyped-call]
 
-
-LANES_TYPE = LanesType()
+LANES_TYPE: Any = cast(Any, LanesType)(name="Lanes")
 
 
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, frontend_type: Any) -> None:
-        super().__init__(manager, frontend_type, _VECTOR)
+        cast(Any, super()).__init__(manager, frontend_type, _VECTOR)
 
 
 def _teach(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
     """Let an operator between two vectors be this instruction."""
 
-    @type_callable(symbol)
     def typing(context: Any) -> Any:
         def result(left: Any, right: Any) -> Any:
             return LANES_TYPE if left == right == LANES_TYPE else None
 
         return result
 
-    @lower_builtin(symbol, LanesType, LanesType)
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return getattr(builder, instruction)(*values, flags=_FUSE)
+
+    cast(Any, type_callable)(symbol)(typing)
+    cast(Any, lower_builtin)(symbol, LanesType, LanesType)(generate)
 
 
 _teach(operator.add, "fadd")
