@@ -10,18 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SHORT_AXIS_BASE = 100.0
+"""For axes of a few positions, where the usual 10000 would leave most columns constant."""
 
-def sincos_table(positions: int, width: int) -> Tensor:
+
+def sincos_table(positions: int, width: int, *, base: float = 10000.0) -> Tensor:
     """Fixed sin-cos table float32 [positions, width] (Vaswani et al., 2017).
 
-    Column j holds sin (j even) or cos (j odd) of position / 10000^(2 (j // 2) / width).
+    Column j holds sin (j even) or cos (j odd) of position / base^(2 (j // 2) / width).
     """
     pairs = torch.arange(width, dtype=torch.float64) // 2
-    rates = 10000.0 ** (-2.0 * pairs / width)
+    rates = base ** (-2.0 * pairs / width)
     angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
     angles[:, 0::2] = angles[:, 0::2].sin()
     angles[:, 1::2] = angles[:, 1::2].cos()
     return angles.float()
+
+
+def sincos_grid(rows: int, columns: int, width: int) -> Tensor:
+    """float32 [rows * columns, width]: half of the width tells the row, half the column."""
+    down, across = (
+        sincos_table(count, width // 2, base=SHORT_AXIS_BASE) for count in (rows, columns)
+    )
+    down = down[:, None].expand(rows, columns, -1)
+    return torch.cat([down, across.expand(rows, columns, -1)], dim=-1).flatten(0, 1)
 
 
 def interpolate_spatial(pos_embed: Tensor, *, side: int) -> Tensor:

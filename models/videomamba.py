@@ -17,7 +17,7 @@ from reelscan.models.mixer import BidirectionalMixer
 from reelscan.models.norm import LayerNorm, RMSNorm, at_least_float32
 from reelscan.models.patch_embedding import PatchEmbedding
 from reelscan.models.pooling import pool_tokens
-from reelscan.models.positions import sincos_table
+from reelscan.models.positions import SHORT_AXIS_BASE, sincos_grid, sincos_table
 from reelscan.models.videomamba_config import (
     VideoMambaConfig,
     videomamba_base,
@@ -81,6 +81,10 @@ class Block(nn.Module):
         """stream [B, L, C] in float32 or wider -> the same."""
         added: Tensor = self.drop_path(self.mixer(self.norm(stream)))
         return stream + added
+
+
+POSITION_AMPLITUDE = 0.7
+"""Of sin-cos starts: about the strength of the embedded patches."""
 
 
 class VideoMamba(nn.Module):
@@ -196,6 +200,8 @@ class VideoMamba(nn.Module):
     def _initialise(self) -> None:
         """Linear maps trunc-normal; what a block adds to the stream shrinks with the depth."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.config.position_init == "sincos":
+            self._place_by_sincos()
         for name, module in self.named_modules():
             if not isinstance(module, nn.Linear):
                 continue
@@ -208,6 +214,14 @@ class VideoMamba(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
                 with torch.no_grad():
                     module.weight /= math.sqrt(self.config.depth)
+
+    def _place_by_sincos(self) -> None:
+        frames, rows, columns = self.config.grid
+        places = sincos_grid(rows, columns, self.config.width)
+        times = sincos_table(frames, self.config.width, base=SHORT_AXIS_BASE)
+        with torch.no_grad():
+            self.pos_embed[0, 1:] = POSITION_AMPLITUDE * places
+            self.temporal_pos_embedding[0] = POSITION_AMPLITUDE * times
 
 
 def _norm(config: VideoMambaConfig) -> RMSNorm | LayerNorm:

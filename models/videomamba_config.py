@@ -70,6 +70,10 @@ class VideoMambaConfig:
     """Published initialisation: the bias of the time steps starts at 0. False keeps Mamba's, where
     the steps start log-uniform between 0.001 and 0.1."""
 
+    position_init: Literal["published", "sincos"] = "published"
+    """Learned positions at the start: published (small noise, time 0), or fixed sin-cos tables as
+    strong as the patches, from which motion is learned much sooner when training from scratch."""
+
     checkpointed_blocks: int = 0
     """How many of the first blocks recompute their activations in the backward pass."""
 
@@ -108,6 +112,12 @@ class VideoMambaConfig:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; it must lie in [0, 1)")
         if self.norm_epsilon <= 0.0:
             raise ValueError(f"norm_epsilon is {self.norm_epsilon}; it must be above 0")
+        if self.position_init not in ("published", "sincos"):
+            raise ValueError(
+                f"position_init is {self.position_init!r}; choose 'published' or 'sincos'"
+            )
+        if self.position_init == "sincos" and self.width % 4:
+            raise ValueError(f"width {self.width} is no multiple of 4, as sincos positions need")
         if self.norm not in ("rms", "layer"):
             raise ValueError(f"norm is {self.norm!r}; choose 'rms' or 'layer'")
         if self.pooling not in POOLINGS:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 VIDEO_COLUMNS = ("video", "path", "file", "image")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence")
+GROUP_COLUMN = "group"
 MAX_LISTED_PROBLEMS = 5
 
 
@@ -27,6 +28,8 @@ class CaptionedVideo:
     """Path below the root, with forward slashes and without `..`."""
     captions: tuple[str, ...]
     """At least one, none empty, in the order of the file; repeated captions are kept."""
+    group: str | None = None
+    """Neighbours of one group stay together when shuffled, each other's hard negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,8 @@ def read_annotations(
     """Reads csv, tsv, json, jsonl or parquet, in the order in which videos first appear.
 
     Rows of the same video are merged. Without column names the common ones are looked for
-    (`VIDEO_COLUMNS`, `CAPTION_COLUMNS`, any case). Videos need not exist yet, but their paths must
-    stay below `root`. Raises ValueError that names the rows and what is wrong with them.
+    (`VIDEO_COLUMNS`, `CAPTION_COLUMNS`, any case); a column `group` is optional. Videos need not
+    exist yet, but their paths must stay below `root`. Raises ValueError that names the rows and what is wrong with them.
     """
     path, root = Path(path), Path(root)
     if not root.is_dir():
@@ -60,12 +63,15 @@ def read_annotations(
     caption_column = _find_column("caption", caption_column, CAPTION_COLUMNS, columns, path)
 
     merged: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
     problems = []
     for row in rows:
         try:
             video = path_below_root(_text(row.cells.get(video_column), video_column), root)
             captions = _captions(row.cells.get(caption_column), caption_column)
             merged.setdefault(video, []).extend(captions)
+            if row.cells.get(GROUP_COLUMN) not in (None, ""):
+                groups[video] = _text(row.cells[GROUP_COLUMN], GROUP_COLUMN)
         except ValueError as error:
             problems.append(f"{row.place}: {error}")
     if problems:
@@ -73,7 +79,10 @@ def read_annotations(
         more = len(problems) - MAX_LISTED_PROBLEMS
         and_more = f"; and {more} more" if more > 0 else ""
         raise ValueError(f"{path}: {len(problems)} of {len(rows)} rows are bad. {listed}{and_more}")
-    return [CaptionedVideo(video=video, captions=tuple(found)) for video, found in merged.items()]
+    return [
+        CaptionedVideo(video=video, captions=tuple(found), group=groups.get(video))
+        for video, found in merged.items()
+    ]
 
 
 def path_below_root(video: str, root: str | os.PathLike[str]) -> str:

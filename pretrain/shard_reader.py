@@ -81,7 +81,7 @@ class ShardDataset(IterableDataset[Sample]):
     `allow_pipe`).
     `decode`, `augment`: see their types. What a `VideoError` stops is skipped; see `skips`.
     `shuffle_samples`, `shuffle_bytes`: a buffer that samples are drawn from; it spans shards and is
-    full when it holds that many samples or encoded bytes.
+    full when it holds that many samples or encoded bytes. Neighbours of one group stay together.
     `cache_bytes`: above 0, results of `decode` are kept in memory, in each worker up to this many
     bytes, and its random choices with them; `augment` still sees each clip anew each epoch. Every
     worker then keeps its shards over the epochs.
@@ -263,20 +263,43 @@ def _shuffled(
     max_bytes: int,
     order: random.Random,
 ) -> Iterator[tuple[Shard, RawSample]]:
-    buffer: list[tuple[Shard, RawSample]] = []
-    held = 0
-    for entry in samples:
+    """Draws from a buffer of samples; neighbours of one group are drawn together."""
+    buffer: list[_Entry] = []
+    held = waiting = 0
+    for entry in _grouped(samples):
         buffer.append(entry)
-        held += len(entry[1].media)
-        while len(buffer) >= max_samples or held >= max_bytes:
+        held += _bytes_of(entry)
+        waiting += len(entry)
+        while waiting >= max_samples or held >= max_bytes:
             drawn = _draw(buffer, order)
-            held -= len(drawn[1].media)
-            yield drawn
+            held -= _bytes_of(drawn)
+            waiting -= len(drawn)
+            yield from drawn
     while buffer:
-        yield _draw(buffer, order)
+        yield from _draw(buffer, order)
 
 
-def _draw(buffer: list[tuple[Shard, RawSample]], order: random.Random) -> tuple[Shard, RawSample]:
+_Entry = list[tuple[Shard, RawSample]]
+
+
+def _grouped(samples: Iterator[tuple[Shard, RawSample]]) -> Iterator[_Entry]:
+    """Runs of samples of one group; a sample of no group is a run of its own."""
+    run: _Entry = []
+    for shard, sample in samples:
+        group = sample.description.group
+        if run and (group is None or group != run[-1][1].description.group):
+            yield run
+            run = []
+        run.append((shard, sample))
+    if run:
+        yield run
+
+
+def _bytes_of(entry: _Entry) -> int:
+    return sum(len(sample.media) for _, sample in entry)
+
+
+def _draw(buffer: list[_Entry], order: random.Random) -> _Entry:
     place = order.randrange(len(buffer))
     buffer[place], buffer[-1] = buffer[-1], buffer[place]
     return buffer.pop()

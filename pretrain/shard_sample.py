@@ -11,6 +11,7 @@ MEMBER_SUFFIXES = (DESCRIPTION_SUFFIX, *MEDIA_SUFFIXES)
 _OPTIONAL_FIELDS: dict[str, tuple[type, ...]] = {
     "video": (str,),
     "sha256": (str,),
+    "group": (str,),
     "width": (int,),
     "height": (int,),
     "duration_seconds": (float, int),
@@ -27,6 +28,8 @@ class Description:
     """Path of the file below the folder the shards were made from."""
     sha256: str | None = None
     """Of the original file, before any re-encoding."""
+    group: str | None = None
+    """Neighbouring samples of one group stay together when shuffled."""
     width: int | None = None
     """Pixels, as shown."""
     height: int | None = None
@@ -78,6 +81,7 @@ def parse_description(data: bytes) -> Description:
         captions=tuple(captions),
         video=values.get("video"),
         sha256=values.get("sha256"),
+        group=values.get("group"),
         width=values.get("width"),
         height=values.get("height"),
         duration_seconds=values.get("duration_seconds"),

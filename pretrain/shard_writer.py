@@ -111,7 +111,9 @@ class _Job:
             path = self.root / video.video
             status = path.stat() if path.exists() else None
             stamp = (status.st_size, status.st_mtime_ns) if status else None
-            digest.update(json.dumps((video.video, video.captions, stamp)).encode("utf-8"))
+            digest.update(
+                json.dumps((video.video, video.captions, video.group, stamp)).encode("utf-8")
+            )
         return digest.hexdigest()
 
 

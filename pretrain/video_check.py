@@ -60,6 +60,7 @@ def check_video(
         captions=video.captions,
         video=video.video,
         sha256=sha256,
+        group=video.group,
         width=info.width,
         height=info.height,
         duration_seconds=None if is_image else info.duration_seconds,

@@ -27,6 +27,7 @@ def write_video(
     crf: int = 23,
     keyframe_seconds: float | None = None,
     pixel_format: str = "yuv420p",
+    preset: str | None = None,
 ) -> None:
     """Encode to a file: the old content or the whole new one is there, never a part.
 
@@ -44,6 +45,7 @@ def write_video(
         crf=crf,
         keyframe_seconds=keyframe_seconds,
         pixel_format=pixel_format,
+        preset=preset,
     )
     _write_atomically(path, data)
 
@@ -57,18 +59,20 @@ def encode_video(
     crf: int = 23,
     keyframe_seconds: float | None = None,
     pixel_format: str = "yuv420p",
+    preset: str | None = None,
 ) -> bytes:
     """Encode [T, 3, H, W] frames; the same frames and library give the same bytes.
 
     `container`, `codec`, `pixel_format`: FFmpeg's names. `crf`: quality of codecs that have it, 0
     the best. `keyframe_seconds`: the longest time between keyframes; shorter makes seeking cheaper.
+    `preset`: how hard x264 and x265 try, "ultrafast" to "veryslow"; None: their default.
 
     Raises ValueError for odd sizes if the pixel format halves the colours (the default does), and
     for what FFmpeg refuses.
     """
     rate = _checked_rate(frames_uint8, fps, pixel_format)
     # With its macroblock tree x264 reads memory that it never set, so bytes could differ.
-    options = {"crf": str(crf), "mbtree": "0"}
+    options = {"crf": str(crf), "mbtree": "0", **({"preset": preset} if preset else {})}
     if keyframe_seconds is not None:
         if not keyframe_seconds > 0:
             raise ValueError(f"keyframe_seconds is {keyframe_seconds}; give a number above 0")

@@ -23,7 +23,7 @@ ACTIONS = (
     "disappears",
     "changes colour",
 )
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class CorpusConfig:
     """Different sentences for a training clip; a test clip has one."""
     held_out_fraction: float = 0.2
     """Share of the colour-shape pairs and of the shape-action pairs that only the test shows."""
+    train_paired_fraction: float = 0.6
+    """Share of the training clips with such a partner, beside it in the same group."""
     paired_fraction: float = 0.5
     """Share of the test clips with a partner that differs in order or direction alone."""
 
@@ -121,6 +123,7 @@ class CorpusConfig:
             ("size_jitter", 0.0, 0.5),
             ("speed_jitter", 0.0, 0.5),
             ("held_out_fraction", 0.05, 0.5),
+            ("train_paired_fraction", 0.0, 1.0),
             ("paired_fraction", 0.0, 1.0),
         ):
             value = getattr(self, name)

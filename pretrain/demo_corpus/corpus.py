@@ -1,7 +1,7 @@
 """Writes a corpus to a folder: short H.264 clips, captions, and pairs that only time tells apart.
 
 train/000001.mp4 ...    test/000001.mp4 ...
-train.jsonl             {"video": "train/000001.mp4", "caption": ["...", ...]}
+train.jsonl             {"video": "train/000001.mp4", "caption": ["...", ...], "group": "pair 1"}
 train_static.jsonl      {"video": ..., "frame": 7, "time_seconds": 0.94, "caption": ["...", ...]}
 test.json               [{"video": "test/000001.mp4", "caption": "..."}, ...]
 pairs.json              [{"kind": "order" | "direction", "videos": ["test/...", "test/..."]}]
@@ -200,7 +200,7 @@ def _make_clip(clip: _Clip) -> _Still:
     config = clip.config
     if not clip.path.exists():
         frames = torch.from_numpy(render(clip.scene, config=config))
-        write_video(clip.path, frames, fps=config.fps)
+        write_video(clip.path, frames, fps=config.fps, preset="veryfast")
     return _still(clip.scene, config=config)
 
 
@@ -222,7 +222,7 @@ def _write_annotations(
         video = _video_name("train", number)
         told = captions(scene.meaning, config.captions_per_video, random.Random(scene.seed))
         seconds = (still.frame + 0.5) / config.fps
-        train.append({"video": video, "caption": told})
+        train.append({"video": video, "caption": told, **_group(number, split)})
         static.append(
             {
                 "video": video,
@@ -246,6 +246,11 @@ def _write_annotations(
     _write_text(folder / "train_static.jsonl", "".join(json.dumps(row) + "\n" for row in static))
     _write_text(folder / "test.json", json.dumps(test, indent=1))
     _write_text(folder / "pairs.json", json.dumps(pairs, indent=1))
+
+
+def _group(number: int, split: Split) -> dict[str, str]:
+    """Partners share a group, so that they meet in a batch."""
+    return {"group": f"pair {number // 2 + 1}"} if number < 2 * split.train_pairs else {}
 
 
 def _video_name(part: str, number: int) -> str:

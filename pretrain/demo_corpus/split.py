@@ -47,7 +47,9 @@ class Split:
     held_out: frozenset[Composition]
     """Pairs of attributes that only the test shows together."""
     train: tuple[Scene, ...]
-    """Meanings may repeat."""
+    """Meanings may repeat. The first scenes are pairs that only time tells apart."""
+    train_pairs: int
+    """Number of these pairs."""
     test: tuple[Scene, ...]
     """No two of the same meaning."""
     pairs: tuple[ScenePair, ...]
@@ -58,7 +60,14 @@ def split_scenes(config: CorpusConfig) -> Split:
     """Draws the scenes. Raises ValueError if the knobs allow too few different ones."""
     held_out = held_out_compositions(config)
     test, pairs = _draw_test(config, held_out)
-    return Split(held_out=held_out, train=_draw_train(config, held_out), test=test, pairs=pairs)
+    paired = round(config.train_videos * config.train_paired_fraction / 2)
+    return Split(
+        held_out=held_out,
+        train=_draw_train(config, held_out, pairs=paired),
+        train_pairs=paired,
+        test=test,
+        pairs=pairs,
+    )
 
 
 def held_out_compositions(config: CorpusConfig) -> frozenset[Composition]:
@@ -91,9 +100,17 @@ def _allot(
     ]
 
 
-def _draw_train(config: CorpusConfig, held_out: frozenset[Composition]) -> tuple[Scene, ...]:
+def _draw_train(
+    config: CorpusConfig, held_out: frozenset[Composition], *, pairs: int
+) -> tuple[Scene, ...]:
     generator = random.Random(f"{config.seed} train")
     scenes: list[Scene] = []
+    kinds = _pair_kinds(config)
+    while len(scenes) < 2 * pairs:
+        kind = kinds[len(scenes) // 2 % len(kinds)]
+        scene, partner = _draw_with_partner(config, generator=generator, kind=kind)
+        if partner and not (compositions(scene.meaning) | compositions(partner.meaning)) & held_out:
+            scenes += [scene, partner]
     while len(scenes) < config.train_videos:
         meaning = draw_meaning(generator, config=config)
         if not compositions(meaning) & held_out:
@@ -101,11 +118,31 @@ def _draw_train(config: CorpusConfig, held_out: frozenset[Composition]) -> tuple
     return tuple(scenes)
 
 
+def _pair_kinds(config: CorpusConfig) -> tuple[PairKind, ...]:
+    return ("direction", "order") if config.phases > 1 else ("direction",)
+
+
+def _draw_with_partner(
+    config: CorpusConfig, *, generator: random.Random, kind: PairKind | None
+) -> tuple[Scene, Scene | None]:
+    """A scene and its partner, if it has one of that kind."""
+    phases = {"direction": 1, "order": 2, None: None}[kind]
+    meaning = draw_meaning(generator, config=config, phases=phases)
+    scene = Scene(base=meaning, seed=generator.getrandbits(31))
+    match kind:
+        case "direction":
+            return scene, direction_partner(scene)
+        case "order":
+            return scene, order_partner(scene)
+        case _:
+            return scene, None
+
+
 def _draw_test(
     config: CorpusConfig, held_out: frozenset[Composition]
 ) -> tuple[tuple[Scene, ...], tuple[ScenePair, ...]]:
     generator = random.Random(f"{config.seed} test")
-    kinds: tuple[PairKind, ...] = ("direction", "order") if config.phases > 1 else ("direction",)
+    kinds = _pair_kinds(config)
     seen: set[Meaning] = set()
     groups: list[tuple[PairKind | None, tuple[Scene, ...]]] = []
     for number in range(round(config.test_videos * config.paired_fraction / 2)):
@@ -133,16 +170,13 @@ def _draw_new(
     kind: PairKind | None,
 ) -> tuple[Scene, ...]:
     """A test scene, or two that are a pair, of meanings that are not yet among `seen`."""
-    phases = {"direction": 1, "order": 2, None: None}[kind]
     for _ in range(_MOST_DRAWS):
-        meaning = draw_meaning(generator, config=config, phases=phases)
-        if not compositions(meaning) & held_out:
+        scene, partner = _draw_with_partner(config, generator=generator, kind=kind)
+        if not compositions(scene.base) & held_out:
             continue
-        scene = Scene(base=meaning, seed=generator.getrandbits(31))
-        partner = direction_partner(scene) if kind == "direction" else order_partner(scene)
         if kind is not None and partner is None:
             continue
-        scenes = (scene,) if kind is None or partner is None else (scene, partner)
+        scenes = (scene,) if partner is None else (scene, partner)
         meanings = {each.meaning for each in scenes}
         if not meanings & seen and all(compositions(each) & held_out for each in meanings):
             seen |= meanings

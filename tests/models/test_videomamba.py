@@ -309,3 +309,21 @@ def test_gradients_reach_every_parameter(clips):
 
 def test_no_part_of_the_weights_is_a_table(model):
     assert "alignment_positions" not in model.state_dict()
+
+
+def test_sincos_positions_tell_places_and_times_apart_from_the_start():
+    config = VideoMambaConfig(
+        image_size=16, patch_size=4, frames=3, depth=1, width=32, position_init="sincos"
+    )
+    encoder = VideoMamba(config)
+    places = encoder.pos_embed[0, 1:]
+    times = encoder.temporal_pos_embedding[0]
+    tokens = (places[:, None] + times).flatten(0, 1)
+    nearest = torch.cdist(tokens, tokens).fill_diagonal_(torch.inf).min()
+    assert nearest > 0.2
+    assert places.requires_grad and times.requires_grad
+
+
+def test_sincos_positions_need_a_width_of_four_parts():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        VideoMambaConfig(width=34, position_init="sincos")

@@ -208,3 +208,14 @@ def test_two_likely_columns_are_not_guessed_between(tmp_path: Path) -> None:
 def test_root_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         read_annotations(dogs_in("csv", tmp_path), root=tmp_path / "nowhere")
+
+
+def test_a_group_column_is_kept(tmp_path: Path) -> None:
+    rows = [
+        {"video": "a.mp4", "caption": "up", "group": "twins"},
+        {"video": "b.mp4", "caption": "down", "group": "twins"},
+        {"video": "c.mp4", "caption": "still"},
+    ]
+    path = write(tmp_path / "a.json", json.dumps(rows))
+    videos = read_annotations(path, root=tmp_path)
+    assert [video.group for video in videos] == ["twins", "twins", None]

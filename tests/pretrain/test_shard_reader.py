@@ -28,7 +28,13 @@ def decode(media: bytes, name: str, generator: torch.Generator) -> Tensor:
     return torch.full((2, 3, 4, 4), media[0], dtype=torch.uint8)
 
 
-def write_corpus(folder: Path, sizes: Sequence[int] = SIZES, *, broken: Sequence[int] = ()) -> Path:
+def write_corpus(
+    folder: Path,
+    sizes: Sequence[int] = SIZES,
+    *,
+    broken: Sequence[int] = (),
+    group_size: int = 0,
+) -> Path:
     """Sample n has brightness n and the caption "caption n"; `broken` ones cannot be decoded."""
     folder.mkdir(exist_ok=True)
     shards, number = [], 0
@@ -36,7 +42,8 @@ def write_corpus(folder: Path, sizes: Sequence[int] = SIZES, *, broken: Sequence
         tar = ShardTar(folder / f"toy-{shard:06d}.tar")
         for _ in range(size):
             media = b"bad" if number in broken else bytes([number])
-            description = Description(captions=(f"caption {number}",))
+            group = f"group {number // group_size}" if group_size else None
+            description = Description(captions=(f"caption {number}",), group=group)
             members = {"json": description_bytes(description), "mp4": media}
             tar.add(f"{number:09d}", members)
             number += 1
@@ -108,6 +115,16 @@ def test_the_buffer_mixes_shards(corpus: Path) -> None:
         order = read(ShardDataset(corpus, decode=decode), epoch)
         starts.append({next(s for s, end in enumerate(ends) if n < end) for n in order[:4]})
     assert any(len(shards) > 1 for shards in starts)
+
+
+def test_groups_stay_together_though_a_member_is_broken(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "pairs", (6, 6), broken=[3], group_size=2)
+    orders = [read(ShardDataset(corpus, decode=decode, seed=seed)) for seed in range(5)]
+    for order in orders:
+        assert sorted(order) == [n for n in range(12) if n != 3]
+        for first in (0, 4, 6, 8, 10):
+            assert order.index(first + 1) == order.index(first) + 1
+    assert len({tuple(order) for order in orders}) > 1
 
 
 def test_a_buffer_of_one_sample_keeps_shards_together(corpus: Path) -> None:

@@ -36,6 +36,7 @@ def test_annotations_name_clips_that_exist(corpus: Corpus) -> None:
     assert all(len(set(row["caption"])) == len(row["caption"]) > 1 for row in train)
     assert len({row["caption"] for row in test}) == 8
     assert corpus.chance_recall_at_1 == pytest.approx(1 / 8)
+    assert [row.get("group") for row in train] == [*2 * ["pair 1"], *2 * ["pair 2"], None, None]
 
 
 def test_static_captions_belong_to_a_moment_of_the_clip(corpus: Corpus) -> None:

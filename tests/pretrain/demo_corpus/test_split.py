@@ -42,6 +42,14 @@ def test_no_two_test_clips_mean_the_same(split: Split) -> None:
     assert len({scene.meaning for scene in split.test}) == len(split.test)
 
 
+def test_training_pairs_lie_side_by_side(split: Split) -> None:
+    assert 0.5 * len(split.train) < 2 * split.train_pairs < 0.7 * len(split.train)
+    for number in range(split.train_pairs):
+        first, second = split.train[2 * number : 2 * number + 2]
+        assert (first.base, first.seed) == (second.base, second.seed)
+        assert first.meaning != second.meaning
+
+
 def test_pairs_hold_the_same_frames_in_another_order(split: Split) -> None:
     paired = [number for pair in split.pairs for number in (pair.first, pair.second)]
     assert len(set(paired)) == len(paired) >= 0.3 * len(split.test)
