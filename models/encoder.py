@@ -58,6 +58,9 @@ class TextTokens:
 class MatchingEncoder(Encoder, Protocol):
     """Also judges a video and a text together: slower, better, for a shortlist."""
 
+    can_match: bool
+    """False where the matching head was never trained."""
+
     def video_tokens(self, frames_uint8: Tensor) -> Tensor:
         """uint8 [B, T, 3, S, S] -> [B, N, C]"""
 
@@ -102,6 +105,7 @@ class VideoTextEncoder:
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.fingerprint = fingerprint
+        self.can_match = model.config.matching_trained
         self._videos_at_once = videos_at_once
         self._texts_at_once = texts_at_once
 

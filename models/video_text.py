@@ -41,6 +41,8 @@ class VideoTextConfig:
     """Width E of the vectors that are compared."""
     temperature: float = 0.07
     """What similarities are divided by in training, at its start."""
+    matching_trained: bool = True
+    """Whether the matching head is worth asking; without it nothing is reranked."""
 
     def __post_init__(self) -> None:
         if self.text.encoder_width != self.vision.width:

@@ -50,7 +50,8 @@ def read_annotations(
 
     Rows of the same video are merged. Without column names the common ones are looked for
     (`VIDEO_COLUMNS`, `CAPTION_COLUMNS`, any case); a column `group` is optional. Videos need not
-    exist yet, but their paths must stay below `root`. Raises ValueError that names the rows and what is wrong with them.
+    exist yet, but their paths must stay below `root`. Raises ValueError that names the rows and
+    what is wrong with them.
     """
     path, root = Path(path), Path(root)
     if not root.is_dir():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reelscan.index.decode_ahead import Decoded, decode_ahead
 from reelscan.index.segment_frames import read_whole
-from reelscan.models.encoder import Encoder, MatchingEncoder
+from reelscan.models.encoder import Encoder
 from reelscan.pretrain.annotations import CaptionedVideo, read_annotations
 from reelscan.retrieval.evaluation_report import (
     BothDirections,
@@ -29,7 +29,13 @@ from reelscan.retrieval.evaluation_report import (
 )
 from reelscan.retrieval.frame_spool import FrameSpool
 from reelscan.retrieval.metrics import chance_metrics, retrieval_metrics
-from reelscan.retrieval.rerank import RerankedScores, ScoreRule, check_score_rule, rerank
+from reelscan.retrieval.rerank import (
+    RerankedScores,
+    ScoreRule,
+    check_score_rule,
+    matching_encoder,
+    rerank,
+)
 from reelscan.video.errors import VideoError
 from reelscan.video.probe import probe
 from reelscan.video.windows import Window
@@ -97,7 +103,7 @@ def evaluate(
         raise ValueError(f"max_seconds is {max_seconds}; give a number above 0, or None")
     check_score_rule(score_rule)
     if rerank_top is not None:
-        _matching(encoder)
+        matching_encoder(encoder)
     tell = on_progress or _tell_nobody
     root = Path(video_root)
     annotated = read_annotations(annotations_path, root=root)
@@ -127,7 +133,7 @@ def evaluate(
         scores = _compare(encoder, [found[place] for place in embedded.places], embedded.vectors)
         if rerank_top is not None and spool is not None:
             reranked = rerank(
-                _matching(encoder),
+                matching_encoder(encoder),
                 scores.similarity,
                 texts=scores.texts,
                 video_batches=spool.batches(embedded.places, batch_size=batch_size),
@@ -289,15 +295,6 @@ def _report(
         seconds=seconds,
         scores=scores,
     )
-
-
-def _matching(encoder: Encoder) -> MatchingEncoder:
-    if not isinstance(encoder, MatchingEncoder):
-        raise ValueError(
-            f"{type(encoder).__name__} has no matching head, so it cannot rerank: "
-            "evaluate without rerank_top"
-        )
-    return encoder
 
 
 def _refuse_broken(

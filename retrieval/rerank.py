@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from reelscan.models.encoder import MatchingEncoder, TextTokens
+from reelscan.models.encoder import Encoder, MatchingEncoder, TextTokens
 
 ScoreRule = Literal["matching", "matching+similarity"]
 NO_CANDIDATE_SCORE = -100.0
@@ -30,6 +30,18 @@ class RerankedScores:
     """[Q, V]"""
     video_to_text: NDArray[np.float32]
     """[V, Q]"""
+
+
+def matching_encoder(encoder: Encoder) -> MatchingEncoder:
+    """The same encoder. Raises ValueError if it has no matching head, or an untrained one."""
+    if not isinstance(encoder, MatchingEncoder):
+        raise ValueError(f"{type(encoder).__name__} has no matching head: do without reranking")
+    if not encoder.can_match:
+        raise ValueError(
+            "this model was trained without the matching loss, so it cannot rerank: do without, "
+            "or use a model that was (losses.matching above 0)"
+        )
+    return encoder
 
 
 def rerank(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from reelscan.index.collection import Collection, SegmentHit
 from reelscan.index.manifest import FingerprintMismatch
 from reelscan.index.segment_frames import read_segment, read_whole
-from reelscan.models.encoder import Encoder, MatchingEncoder
+from reelscan.models.encoder import Encoder
+from reelscan.retrieval.rerank import matching_encoder
 from reelscan.video.errors import VideoError
 
 _CLIPS_AT_ONCE = 8
@@ -101,17 +102,14 @@ class Searcher:
         return torch.nn.functional.normalize(vector, dim=0).numpy()
 
     def _by_matching(self, query: str, found: Sequence[SegmentHit]) -> list[SegmentHit]:
-        if not isinstance(self._encoder, MatchingEncoder):
-            raise ValueError(
-                f"{type(self._encoder).__name__} has no matching head: search without rerank"
-            )
+        encoder = matching_encoder(self._encoder)
         logits: list[float] = []
-        text = self._encoder.text_tokens([query])
+        text = encoder.text_tokens([query])
         for start in range(0, len(found), _CLIPS_AT_ONCE):
             some = found[start : start + _CLIPS_AT_ONCE]
             clips = torch.stack([self._frames(segment) for segment in some])
-            tokens = self._encoder.video_tokens(clips)
-            logits += self._encoder.match(text[[0] * len(some)], tokens).tolist()
+            tokens = encoder.video_tokens(clips)
+            logits += encoder.match(text[[0] * len(some)], tokens).tolist()
         order = sorted(range(len(found)), key=lambda place: -logits[place])
         return [replace(found[place], score=logits[place]) for place in order]
 

@@ -41,7 +41,6 @@ from reelscan.retrieval.searcher import Searcher
 from reelscan.video.decode import read_frame
 
 COLLECTION, SEARCHES = "test.collection", "searches.png"
-RERANK_TOP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +180,6 @@ def measure(encoder: VideoTextEncoder, corpus: Corpus) -> tuple[EvaluationReport
             encoder,
             corpus.test_annotations,
             video_root=corpus.root,
-            rerank_top=RERANK_TOP,
             on_progress=show,
         )
     return report, order_of_pairs(report, read_pairs(corpus.pairs))

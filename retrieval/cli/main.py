@@ -77,9 +77,9 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def call(name: str, arguments: list[str]) -> int:
     """Runs a command; wrong options exit with 2."""
-    # Threads that spin while they wait make two of them ten times slower as soon as anything else
-    # runs on the machine. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait take the core from whatever they wait for when anything
+    # else runs on the machine. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # Imported by name so that `reelscan --help` does not wait for torch.
     module = importlib.import_module(f"reelscan.retrieval.cli.{name}")
     code: int = module.main(arguments)

@@ -21,6 +21,8 @@ class TableMatcher:
     preprocessing = Preprocessing(frames=1, size=2)
     embed_dim = 1
 
+    can_match = True
+
     def __init__(self, logits):
         self.logits = torch.as_tensor(logits)
         self.matched = []

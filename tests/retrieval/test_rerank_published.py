@@ -24,6 +24,8 @@ class StoredInputs:
     fingerprint = "published"
     preprocessing = Preprocessing(frames=1, size=1)
 
+    can_match = True
+
     def __init__(self, model, stored):
         self.model = model
         self.stored = stored

@@ -62,6 +62,8 @@ class ColourEncoder:
 class ColourMatcher(ColourEncoder):
     """A deterministic `MatchingEncoder`: +1 a frame whose colour the text has there."""
 
+    can_match = True
+
     def video_tokens(self, frames_uint8: Tensor) -> Tensor:
         return self._frame_vectors(frames_uint8)
 

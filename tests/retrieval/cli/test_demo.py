@@ -15,7 +15,7 @@ def test_demo_leaves_results_and_pictures(demo_root: Path) -> None:
     assert results["videos"] == results["texts"] == 12
     assert results["chance"]["text_to_video"]["recall_at_1"] == pytest.approx(100 / 12)
     assert results["order"]["overall"]["captions"] > 0
-    assert results["reranked"] is not None
+    assert results["reranked"] is None
     assert (demo_root / "searches.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -52,13 +52,17 @@ def test_search_as_json(demo_root: Path, run) -> None:
 def test_search_by_example_finds_the_example(demo_root: Path, run) -> None:
     collection, example = demo_root / "test.collection", demo_root / "corpus/test/000003.mp4"
     outcome = run("search", collection, "--video", example, "--json")
-    assert json.loads(outcome.out)[0]["video"] == "000003.mp4"
+    assert "000003.mp4" in [hit["video"] for hit in json.loads(outcome.out)[:5]]
 
 
-def test_search_reranked(demo_root: Path, run) -> None:
-    outcome = run("search", demo_root / "test.collection", "a circle", "--rerank", "--top", 4)
-    assert outcome.code == 0, outcome.err
-    assert len(outcome.out.splitlines()) == 4
+def test_a_model_without_a_trained_matching_head_does_not_rerank(demo_root: Path, run) -> None:
+    outcome = run("search", demo_root / "test.collection", "a circle", "--rerank")
+    assert outcome.code == 1
+    assert "trained without the matching loss" in outcome.err
+    model, annotations = demo_root / "pretrain/model", demo_root / "corpus/test.json"
+    outcome = run("evaluate", annotations, "--model", model, "--rerank-top", 4)
+    assert outcome.code == 1
+    assert "trained without the matching loss" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -90,10 +94,10 @@ def test_evaluate_prints_both_directions_beside_chance(demo_root: Path, run) -> 
     corpus = demo_root / "corpus"
     outcome = run(
         *("evaluate", corpus / "test.json", "--model", demo_root / "pretrain/model"),
-        *("--rerank-top", 4, "--pairs", corpus / "pairs.json"),
+        *("--pairs", corpus / "pairs.json"),
     )
     assert outcome.code == 0, outcome.err
-    for row in ("text to video, reranked", "video to text, embedding", "chance", "direction"):
+    for row in ("text to video, embedding", "video to text, embedding", "chance", "direction"):
         assert row in outcome.out
 
 
@@ -159,6 +163,12 @@ def test_shards_write_verify_and_pretrain(demo_root: Path, tmp_path: Path, run) 
     )
     assert trained.code == 0, trained.err
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    reranked = run(
+        *("evaluate", corpus / "test.json", "--model", tmp_path / "run" / "model"),
+        *("--rerank-top", 4),
+    )
+    assert reranked.code == 0, reranked.err
+    assert "text to video, reranked" in reranked.out
     tar = next(tmp_path.glob("t-*.tar"))
     tar.write_bytes(tar.read_bytes()[:-1])
     assert run("shards", "verify", index).code == 1
