@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from reelscan.models.atomic_file import write_atomically
 from reelscan.retrieval.searcher import SearchHit
@@ -40,23 +42,27 @@ def write_contact_sheet(
     *,
     columns: int = 5,
     thumbnail_width: int = 256,
+    frames_per_hit: int = 1,
 ) -> None:
-    """Write a PNG with up to `columns` hits a query, each shown by the middle frame of its segment.
+    """Write a PNG with up to `columns` hits a query, each shown by the middle frame of its segment,
+    or by `frames_per_hit` frames side by side in the order of time.
 
     A frame that cannot be read is shown as a tile that says so. Widths are in pixels; thumbnails
-    are 16:9 tiles, a video of another shape has bars. Atomic.
+    are 16:9 tiles (squares for several frames), a video of another shape has bars. Atomic.
 
     Raises:
-        ValueError: no rows, `columns` below 1, or a `thumbnail_width` below 64.
+        ValueError: no rows, `columns` or `frames_per_hit` below 1, or a `thumbnail_width` below 64.
     """
     if not rows:
         raise ValueError("there are no searches to show; give at least one row")
-    if columns < 1 or thumbnail_width < 64:
+    if columns < 1 or thumbnail_width < 64 or frames_per_hit < 1:
         raise ValueError(
-            f"columns is {columns} and thumbnail_width {thumbnail_width}; "
-            "give at least 1 and 64 pixels"
+            f"columns is {columns}, thumbnail_width {thumbnail_width} and frames_per_hit "
+            f"{frames_per_hit}; give at least 1, 64 pixels and 1"
         )
-    thumbnail_height = thumbnail_width * 9 // 16
+    thumbnail_height = (
+        thumbnail_width * 9 // 16 if frames_per_hit == 1 else thumbnail_width // frames_per_hit
+    )
     row_height = _TITLE + thumbnail_height + _LABEL + _GAP
     width = 2 * _MARGIN + columns * thumbnail_width + (columns - 1) * _GAP
     height = 2 * _MARGIN + len(rows) * row_height - _GAP
@@ -85,7 +91,8 @@ def write_contact_sheet(
                     thumbnail_height / height,
                 )
             )
-            _draw_hit(tile, hit, letters=thumbnail_width // _PIXELS_PER_LETTER)
+            letters = thumbnail_width // _PIXELS_PER_LETTER
+            _draw_hit(tile, hit, letters=letters, frames=frames_per_hit)
         if not row.hits:
             figure.text(
                 _MARGIN / width,
@@ -99,14 +106,14 @@ def write_contact_sheet(
     write_atomically(Path(path), picture.getvalue())
 
 
-def _draw_hit(tile: Axes, hit: SearchHit, *, letters: int) -> None:
+def _draw_hit(tile: Axes, hit: SearchHit, *, letters: int, frames: int) -> None:
     tile.set_facecolor("#eef1f4")
     tile.set_xticks([])
     tile.set_yticks([])
     for side in tile.spines.values():
         side.set_visible(False)
     try:
-        frame = read_frame(hit.path, (hit.start_seconds + hit.end_seconds) / 2)
+        frame = _film_strip(hit, frames)
     except (VideoError, OSError) as error:
         reason = error.reason if isinstance(error, VideoError) else str(error.strerror)
         tile.text(
@@ -138,6 +145,13 @@ def _draw_hit(tile: Axes, hit: SearchHit, *, letters: int) -> None:
         linespacing=1.35,
         parse_math=False,
     )
+
+
+def _film_strip(hit: SearchHit, frames: int) -> Tensor:
+    """The middle frames of equal parts of the segment, side by side: uint8 [3, H, frames * W]."""
+    step = (hit.end_seconds - hit.start_seconds) / frames
+    times = [hit.start_seconds + (number + 0.5) * step for number in range(frames)]
+    return torch.cat([read_frame(hit.path, seconds) for seconds in times], dim=2)
 
 
 def _clock(seconds: float) -> str:

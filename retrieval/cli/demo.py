@@ -206,7 +206,7 @@ def index_and_search(root: Path, corpus: Corpus, encoder: VideoTextEncoder, *, m
         searcher = Searcher(collection, encoder)
         queries = chosen_queries(corpus, captions)
         rows = [SheetRow(title=query, hits=searcher.search(query, top=5)) for query in queries]
-    write_contact_sheet(root / SEARCHES, rows)
+    write_contact_sheet(root / SEARCHES, rows, columns=4, thumbnail_width=384, frames_per_hit=4)
     return "\n\n".join(search_text(row, captions) for row in rows)
 
 

@@ -7,9 +7,9 @@ from reelscan.models.clip_vit import (
     ClipVision,
     ClipVisionConfig,
     TeacherOutput,
-    from_open_clip_state,
     resize_bicubic,
 )
+from reelscan.models.clip_weights import from_open_clip_state
 from reelscan.models.weights import load_strict
 
 

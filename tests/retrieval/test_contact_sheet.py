@@ -64,3 +64,13 @@ def test_bad_requests_are_refused_and_leave_nothing(video, tmp_path):
     with pytest.raises(FileNotFoundError):
         write_contact_sheet(tmp_path / "nowhere" / "sheet.png", [row])
     assert [one.name for one in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_several_frames_of_a_hit_lie_in_the_order_of_time(video, tmp_path):
+    row = SheetRow(title="t", hits=[hit(video, 0.0, 6.0)])
+    write_contact_sheet(tmp_path / "s.png", [row], columns=1, frames_per_hit=2)
+    picture = cv2.imread(str(tmp_path / "s.png"))
+    half = picture.shape[1] // 2
+    left, right = picture[:, :half], picture[:, half:]
+    assert share_of(left, 255, 0, 0) > 0.1 and share_of(left, 0, 0, 255) == 0
+    assert share_of(right, 0, 0, 255) > 0.1 and share_of(right, 255, 0, 0) == 0
