@@ -63,6 +63,18 @@ def brings_cuda(requirement: str) -> bool:
     return any(name.startswith(("nvidia-", "cuda-")) for name in metadata.get("requires_dist", []))
 
 
+def create_venv() -> None:
+    if (VENV / "bin" / "pip").exists():
+        return
+    try:
+        venv.create(VENV, with_pip=True, symlinks=True, clear=True)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"{sys.executable} cannot make a virtual environment with pip "
+            "(on Debian and Ubuntu: apt-get install python3-venv)"
+        ) from error
+
+
 def install_torch() -> None:
     torch = pinned("torch")
     wants_cpu = platform.system() == "Linux" and shutil.which("nvidia-smi") is None
@@ -89,10 +101,7 @@ def main() -> None:
     if done.exists():
         return
     steps = [
-        (
-            "creating .venv",
-            lambda: None if PYTHON.exists() else venv.create(VENV, with_pip=True, symlinks=True),
-        ),
+        ("creating .venv", create_venv),
         ("installing torch", install_torch),
         (
             "installing reelscan",

@@ -59,7 +59,7 @@ def standard_demo(*, seed: int) -> DemoRecipe:
         corpus=small_corpus(seed=seed),
         teacher=ClipTrainingConfig(vision=_teacher_vision(), steps=300, seed=seed),
         masked_steps=400,
-        unmasked_steps=700,
+        unmasked_steps=500,
         batch_size=64,
         seed=seed,
     )

@@ -1,6 +1,7 @@
 """`reelscan pretrain`: trains one stage on shards."""
 
 import difflib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def main(arguments: list[str]) -> int:
     except TrainingDivergedError as error:
         print(f"reelscan pretrain: {error}", file=sys.stderr)
         return 1
-    print(report_text(report))
+    if is_first_process():
+        print(report_text(report))
     return 130 if report.interrupted else 0
 
 
@@ -112,7 +114,9 @@ def recipe_of(name: str, model: VideoTextConfig) -> PretrainConfig:
 
 
 def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) -> PretrainReport:
-    """Trains with a progress bar."""
+    """Trains with a progress bar, under torchrun in the first process."""
+    if not is_first_process():
+        return pretrain(config, out, resume=resume)
     with StageProgress(label, unit="steps") as bar:
 
         def show(step: StepReport) -> None:
@@ -124,6 +128,11 @@ def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) ->
             bar.update(step.step, step.total_steps, note=note)
 
         return pretrain(config, out, resume=resume, on_step=show)
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that talks; torchrun numbers its processes in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def report_text(report: PretrainReport) -> str:
