@@ -151,6 +151,7 @@ def load_strict(
             f"the weights do not fit this {type(module).__name__}:{''.join(lines)}\n"
             "  check that the model's configuration is the one that these weights were made with"
         )
+    # Not strict, since all names were checked above and some are allowed to be missing.
     module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
     return LoadReport(missing=tuple(missing), unknown=tuple(unknown))
 

@@ -202,8 +202,8 @@ class _Run:
         newest = newest_checkpoint(self.out_dir / CHECKPOINTS)
         if newest is not None and not resume:
             raise ValueError(
-                f"{self.out_dir} holds a run already ({newest.name}); resume it, or choose another "
-                "folder"
+                f"{self.out_dir} holds a run already ({newest.name}): resume it (--resume), or "
+                "choose another folder"
             )
         if newest is not None:
             check_same_settings(read_state(newest).settings, self.settings)
