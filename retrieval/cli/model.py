@@ -10,7 +10,7 @@ from reelscan.models.clip_weights import clip_vision_from_weights
 from reelscan.models.model_directory import ModelSummary, inspect_model, load_model
 from reelscan.models.weights import load_weights
 from reelscan.pretrain.clip_training import save_teacher
-from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.arguments import as_json, parse_action
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +62,12 @@ class Teacher:
     """Attention heads of a block; None: one for 64 channels, as in every published CLIP."""
 
 
-Command = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Teacher, tyro.conf.subcommand("teacher")]
-)
+ACTIONS = {"inspect": Inspect, "verify": Verify, "teacher": Teacher}
 
 
 def main(arguments: list[str]) -> int:
     """Prints what was asked for."""
-    command = parse_arguments(Command, "model", arguments)
+    command = parse_action(ACTIONS, "model", arguments)
     match command:
         case Verify():
             fingerprint = load_model(command.path).fingerprint

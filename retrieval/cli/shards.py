@@ -9,7 +9,7 @@ import tyro
 from reelscan.pretrain.annotations import read_annotations
 from reelscan.pretrain.shard_index import verify_shards
 from reelscan.pretrain.shard_writer import ShardReport, write_shards
-from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.arguments import as_json, parse_action
 from reelscan.retrieval.cli.progress import StageProgress
 
 
@@ -62,15 +62,12 @@ class Verify:
     """Index file (NAME.index.json)."""
 
 
-Command = (
-    Annotated[Write, tyro.conf.subcommand("write")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-)
+ACTIONS = {"write": Write, "verify": Verify}
 
 
 def main(arguments: list[str]) -> int:
     """Writes or verifies; 1 if a video was rejected or a shard is not as it should be."""
-    command = parse_arguments(Command, "shards", arguments)
+    command = parse_action(ACTIONS, "shards", arguments)
     return write(command) if isinstance(command, Write) else verify(command)
 
 

@@ -22,11 +22,31 @@ def test_no_command_is_wrong_usage_and_shows_help(run) -> None:
     assert "usage: reelscan COMMAND" in outcome.out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_help_with_an_example(name: str, run) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [*((name,) for name in COMMANDS if name not in ("shards", "model")),
+     *(("shards", action) for action in ("write", "verify")),
+     *(("model", action) for action in ("inspect", "verify", "teacher"))],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_has_examples(words: tuple[str, ...], run) -> None:
+    outcome = run(*words, "--help")
+    assert outcome.code == 0
+    assert f"\n  reelscan {' '.join(words)}" in outcome.out
+
+
+@pytest.mark.parametrize("name", ["shards", "model"])
+def test_help_of_a_command_with_actions_lists_them(name: str, run) -> None:
     outcome = run(name, "--help")
     assert outcome.code == 0
-    assert f"reelscan {name}" in outcome.out
+    assert "\n  verify    " in outcome.out
+    assert run(name).code == 2
+
+
+def test_a_mistyped_action_is_corrected(run) -> None:
+    outcome = run("shards", "wirte")
+    assert outcome.code == 2
+    assert "did you mean 'write'?" in outcome.err
 
 
 def test_version(run) -> None:
