@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reelscan.models.bert import BertConfig
-from reelscan.models.clip_vit import ClipVisionConfig
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.models.videomamba_config import VideoMambaConfig
-from reelscan.pretrain.clip_training import ClipTrainingConfig
+from reelscan.pretrain.clip_training import ClipTrainingConfig, small_clip_vision
 from reelscan.pretrain.demo_corpus.config import CorpusConfig, small_corpus
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
@@ -19,9 +18,6 @@ from reelscan.pretrain.pretrain_config import (
     RunConfig,
 )
 
-FRAME_SIZE = 64
-PATCH_SIZE = 16
-TEACHER_WIDTH = 64
 MAX_TEXT_TOKENS = 40
 CACHE_BYTES = 1_500_000_000
 
@@ -57,7 +53,7 @@ def standard_demo(*, seed: int) -> DemoRecipe:
     """Learns to search in a few minutes."""
     return DemoRecipe(
         corpus=small_corpus(seed=seed),
-        teacher=ClipTrainingConfig(vision=_teacher_vision(), steps=300, seed=seed),
+        teacher=ClipTrainingConfig(vision=small_clip_vision(), steps=300, seed=seed),
         masked_steps=400,
         unmasked_steps=500,
         batch_size=64,
@@ -69,7 +65,7 @@ def smoke_demo(*, seed: int) -> DemoRecipe:
     """Runs every part in seconds; learns nothing worth searching with."""
     return DemoRecipe(
         corpus=small_corpus(seed=seed, train_videos=48, test_videos=12),
-        teacher=ClipTrainingConfig(vision=_teacher_vision(), steps=2, batch_size=16, seed=seed),
+        teacher=ClipTrainingConfig(vision=small_clip_vision(), steps=2, batch_size=16, seed=seed),
         masked_steps=3,
         unmasked_steps=2,
         batch_size=8,
@@ -112,28 +108,17 @@ def unmasked_stage(
     )
 
 
-def _teacher_vision() -> ClipVisionConfig:
-    return ClipVisionConfig(
-        image_size=FRAME_SIZE,
-        patch_size=PATCH_SIZE,
-        width=64,
-        layers=3,
-        heads=4,
-        output_dim=TEACHER_WIDTH,
-    )
-
-
 def _model(vocab_size: int) -> VideoTextConfig:
-    width = 96
+    teacher, width = small_clip_vision(), 96
     return VideoTextConfig(
         vision=VideoMambaConfig(
-            image_size=FRAME_SIZE,
-            patch_size=PATCH_SIZE,
+            image_size=teacher.image_size,
+            patch_size=teacher.patch_size,
             frames=8,
             depth=2,
             width=width,
             state_size=8,
-            alignment_width=TEACHER_WIDTH,
+            alignment_width=teacher.output_dim,
             position_init="sincos",
             last_alignment_before_mixer=False,
         ),

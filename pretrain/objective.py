@@ -30,6 +30,7 @@ from reelscan.models.masks import (
     frame_row_mask,
     random_mask,
     tube_mask,
+    with_class_token,
 )
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.video_text import VideoTextModel
@@ -163,8 +164,7 @@ class Objective(nn.Module):
             hidden = attention_mask(taught.attention.float(), grid, ratio=ratio)
         else:
             hidden = POSITION_MASKS[self.mask.kind](len(clips), grid, ratio=ratio)
-        hidden = hidden.flatten(1).to(clips.device)
-        return torch.cat([hidden.new_zeros(len(clips), 1), hidden], dim=1)
+        return with_class_token(hidden).to(clips.device)
 
     def _alignment(
         self, vision: VisionOutput, taught: TeacherOutput | None, mask: Tensor | None

@@ -20,7 +20,6 @@ from reelscan.pretrain.annotations import read_annotations
 from reelscan.pretrain.clip_training import save_teacher, train_clip
 from reelscan.pretrain.demo_corpus.corpus import Corpus, write_corpus
 from reelscan.pretrain.demo_recipe import (
-    FRAME_SIZE,
     DemoRecipe,
     masked_stage,
     smoke_demo,
@@ -134,7 +133,7 @@ def train_teacher(root: Path, corpus: Corpus, recipe: DemoRecipe) -> Path:
     path = root / "teacher.safetensors"
     if path.exists():
         return path
-    frames, captions = static_frames(corpus)
+    frames, captions = static_frames(corpus, size=recipe.teacher.vision.image_size)
     with StageProgress("3 training a teacher", unit="steps", total=recipe.teacher.steps) as bar:
         report = train_clip(
             frames,
@@ -210,11 +209,11 @@ def index_and_search(root: Path, corpus: Corpus, encoder: VideoTextEncoder, *, m
     return "\n\n".join(search_text(row, captions) for row in rows)
 
 
-def static_frames(corpus: Corpus) -> tuple[torch.Tensor, list[str]]:
+def static_frames(corpus: Corpus, *, size: int) -> tuple[torch.Tensor, list[str]]:
     """A frame of each training video, uint8 [N, 3, S, S], and a caption of what it shows."""
     entries = [json.loads(line) for line in corpus.static_annotations.read_text().splitlines()]
     frames = [
-        read_frame(corpus.root / entry["video"], entry["time_seconds"], frame_size=FRAME_SIZE)
+        read_frame(corpus.root / entry["video"], entry["time_seconds"], frame_size=size)
         for entry in entries
     ]
     return torch.stack(frames), [entry["caption"][0] for entry in entries]
