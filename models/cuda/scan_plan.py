@@ -1,0 +1,102 @@
+"""How a scan is cut into blocks and threads on a GPU.
+
+Axes: G groups, B clips, L sequence length, D channels, S states.
+"""
+
+from dataclasses import dataclass
+
+CHECKPOINT_STEPS = 16
+"""Steps between states that the backward pass starts from again."""
+_WARPS_WANTED = 16
+"""Warps a multiprocessor needs to keep its exponential units busy."""
+_CHUNK_STEPS_LEAST = 128
+"""Shorter chunks cost more in hand-over than they give."""
+_FORWARD_SHAPES = {1: (64, 16), 2: (32, 16), 4: (32, 16), 8: (16, 32), 16: (8, 64)}
+"""For each number of lanes: channels of a block, steps of a tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardPlan:
+    """How the forward scan is cut."""
+
+    lanes: int
+    """Threads that share a channel's states."""
+    channels: int
+    """Channels of a block."""
+    steps: int
+    """Steps of a tile."""
+    chunks: int
+    """Parts of the sequence that are scanned at once."""
+    chunk_steps: int
+    """Steps of each part but the last, a multiple of 64."""
+    fma_exponentials: int = 0
+    """Of a thread's states, those whose exponentials run on the multiply-add pipes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardPlan:
+    """How the backward scan is cut."""
+
+    warps: int
+    """Warps of a block."""
+    per_thread: int
+    """Channels of a thread."""
+    chunks: int
+    chunk_steps: int
+    fma_exponentials: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block."""
+        return 8 * self.warps * self.per_thread
+
+
+def padded_states(states: int) -> int:
+    """States in memory: a multiple of four."""
+    return -(-states // 4) * 4
+
+
+def plan_forward(
+    *, sequences: int, length: int, channels: int, states: int, multiprocessors: int
+) -> ForwardPlan:
+    """For G x B = `sequences` sequences scanned in one launch."""
+    warps = sequences * channels / 32 / multiprocessors
+    lanes = 1
+    while lanes < 16 and warps * lanes < _WARPS_WANTED and _lanes_fit(2 * lanes, states):
+        lanes *= 2
+    chunks, chunk_steps = _chunks(length, warps * lanes)
+    block_channels, steps = _FORWARD_SHAPES[lanes]
+    return ForwardPlan(
+        lanes=lanes,
+        channels=block_channels,
+        steps=steps,
+        chunks=chunks,
+        chunk_steps=chunk_steps,
+    )
+
+
+def plan_backward(
+    *, sequences: int, length: int, channels: int, states: int, multiprocessors: int
+) -> BackwardPlan:
+    """For G x B = `sequences` sequences scanned in one launch."""
+    per_thread = 2 if states <= 32 else 1
+    warps = sequences * channels / (8 * per_thread) / multiprocessors
+    chunks, chunk_steps = _chunks(length, warps)
+    return BackwardPlan(
+        warps=4 if channels > 32 and states <= 16 else 2,
+        per_thread=per_thread,
+        chunks=chunks,
+        chunk_steps=chunk_steps,
+    )
+
+
+def _lanes_fit(lanes: int, states: int) -> bool:
+    return -(-states // lanes) * lanes <= padded_states(states)
+
+
+def _chunks(length: int, warps: float) -> tuple[int, int]:
+    """Chunks, and their steps, so that `warps` of a multiprocessor become enough."""
+    wanted = 1 if warps >= _WARPS_WANTED / 2 else round(_WARPS_WANTED / warps)
+    steps = max(_CHUNK_STEPS_LEAST, -(-length // wanted))
+    steps = -(-steps // 64) * 64
+    return -(-length // steps), steps
