@@ -11,6 +11,7 @@ from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
 from reelscan.retrieval.cli.progress import StageProgress
+from reelscan.retrieval.model_choice import choose_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,9 @@ class Command:
     """Folder of videos, with its subfolders."""
     to: Path
     """The collection, a folder of its own; made if it is not there."""
-    model: Path
-    """Model directory of the encoder."""
+    model: str | None = None
+    """Model directory, published weight file, hub:OWNER/NAME/FILE, or demo: what `reelscan demo`
+    left in this folder; None: the published 25M video-text model, fetched once."""
     window_seconds: float | None = 8.0
     """Length of a segment, in seconds; None makes each video one segment."""
     stride_seconds: float | None = None
@@ -54,7 +56,9 @@ class Command:
 def main(arguments: list[str]) -> int:
     """Embeds and prints what was done; 1 if a video was set aside in this run."""
     command = parse_arguments(Command, "index", arguments)
-    encoder = load_model(command.model, device=best_device(command.device))
+    device = best_device(command.device)
+    model = choose_model(command.model)
+    encoder = load_model(model, device=device)
     with StageProgress("embedding", unit="videos") as bar:
 
         def show(progress: EmbedProgress) -> None:
@@ -65,7 +69,7 @@ def main(arguments: list[str]) -> int:
             encoder,
             command.folder,
             command.to,
-            model_path=command.model,
+            model_path=model,
             window_seconds=command.window_seconds,
             stride_seconds=command.stride_seconds,
             batch_size=command.batch_size,

@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from reelscan.index.collection import Collection
-from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
+from reelscan.retrieval.model_choice import choose_encoder
 from reelscan.retrieval.searcher import Searcher, SearchHit
 
 
@@ -37,8 +37,9 @@ class Command:
     """Read the best candidates again with the matching head: better and slower."""
     rerank_candidates: int = 64
     """Moments that --rerank reads."""
-    model: Path | None = None
-    """Model directory; None: the one that the collection was made with."""
+    model: str | None = None
+    """Model directory, weight file, hub:OWNER/NAME/FILE, or demo; None: the model that the
+    collection was made with."""
     device: str = "auto"
     """auto, cpu or cuda."""
     json: bool = False
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError("give either a sentence or --video, what to look for")
     with Collection.open(command.collection, read_only=True) as collection:
         model = command.model or collection.model_path()
-        searcher = Searcher(collection, load_model(model, device=best_device(command.device)))
+        encoder = choose_encoder(model, device=best_device(command.device))
+        searcher = Searcher(collection, encoder)
         hits = searcher.search(
             command.query if command.query is not None else checked_path(command.video),
             top=command.top,
