@@ -98,7 +98,8 @@ def _add_norm_backward_shapes(
 
 def _keep(ctx: object, inputs: tuple[object, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, _, scale, weight, _ = inputs
-    total, _, inverse = output
+    total, normed, inverse = output
+    ctx.element = normed.dtype  # type: ignore[attr-defined]
     ctx.mark_non_differentiable(inverse)  # type: ignore[attr-defined]
     ctx.set_materialize_grads(False)  # type: ignore[attr-defined]
     ctx.save_for_backward(total, inverse, scale, weight)  # type: ignore[attr-defined]
@@ -109,7 +110,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     total, inverse, scale, weight = ctx.saved_tensors  # type: ignore[attr-defined]
     if grad_normed is None:
-        raise RuntimeError("add_norm's normalisation was not used; use a plain sum there")
+        grad_normed = torch.zeros_like(total, dtype=ctx.element)  # type: ignore[attr-defined]
     grad_stream, grad_added, grad_weight = add_norm_backward(
         grad_total, grad_normed, total, inverse, scale, weight
     )

@@ -2,8 +2,8 @@
 // of back. A thread slides over ROWS positions of a few neighbouring channels, its window in registers.
 //
 // Shapes: x, grad_x [clips, length, channels] in steps of their rows and clips; weight
-// [DIRECTIONS, channels, TAPS], bias [DIRECTIONS, channels]; y, grad_y
-// [DIRECTIONS, clips, length, channels]; grad_weight [DIRECTIONS, clips * runs, TAPS + 1, channels]
+// [DIRECTIONS, channels, TAPS], bias [DIRECTIONS, channels]; y and its gradient, the sum of grad_y
+// and more_grad_y, [DIRECTIONS, clips, length, channels]; grad_weight [DIRECTIONS, clips * runs, TAPS + 1, channels]
 // (the bias last), still to be summed over its second axis.
 
 #define BACK (TAPS - 1)
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(128) convolve(Arguments p) {
         }
     auto bring = [&](int position, float* to) {
         bool inside = position >= 0 && position < p.length;
-        Four four = read_four(x + (long long)position * p.x_row, inside ? count : 0);
+        Four four = inside ? read_four(x + (long long)position * p.x_row, count) : no_elements();
 #pragma unroll
         for (int i = 0; i < 4; i++) to[i] = take(four, i);
     };
@@ -131,6 +131,13 @@ extern "C" __global__ void __launch_bounds__(128) convolve_backward(Arguments p)
             bring_two(
                 p.grad_y + (((long long)g * p.clips + clip) * p.length + position) * p.channels + channel,
                 needed ? count : 0, grad);
+            if (p.more_grad_y != nullptr) {
+                float more[2];
+                bring_two(
+                    p.more_grad_y + (((long long)g * p.clips + clip) * p.length + position) * p.channels + channel,
+                    needed ? count : 0, more);
+                grad[0] += more[0], grad[1] += more[1];
+            }
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float sum = bias[g][i];

@@ -10,7 +10,7 @@ from reelscan.models.cuda.arguments import Value
 from reelscan.models.cuda.launcher import ELEMENTS, KernelSource, Macros, in_fours, load_kernel
 
 _ARGUMENTS = """
-    const element* x; const float* weight; const float* bias; element* y; const element* grad_y;
+    const element* x; const float* weight; const float* bias; element* y; const element* grad_y; const element* more_grad_y;
     element* grad_x; float* grad_weight; long long x_clip; long long x_row;
     long long grad_x_clip; long long grad_x_row; int clips; int length; int channels;
 """
@@ -32,20 +32,31 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def convolve_backward(
-    x: Tensor, weight: Tensor, bias: Tensor, grad_y: Tensor, *, grad_x: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    grad_y: Tensor,
+    *,
+    more_grad_y: Tensor,
+    grad_x: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and bias, that of x into `grad_x`; grad_y [G, B, L, D] in one piece."""
+    """The gradients of weight and bias, that of x into `grad_x`.
+
+    That of y is grad_y + more_grad_y, each [G, B, L, D] in one piece.
+    """
     directions, channels, taps = weight.shape
     parts = x.shape[0] * -(-x.shape[1] // BACKWARD_ROWS)
     grad_weight = torch.empty(directions, parts, taps + 1, channels, device=x.device)
     values = _values(x, weight, bias) | {
         "grad_y": grad_y,
+        "more_grad_y": more_grad_y,
         "grad_x": grad_x,
         "grad_weight": grad_weight,
         "grad_x_clip": grad_x.stride(0),
         "grad_x_row": grad_x.stride(1),
     }
-    _launch(BACKWARD, x, weight, values, rows=BACKWARD_ROWS, width=2, others=[grad_y, grad_x])
+    others = [grad_y, more_grad_y, grad_x]
+    _launch(BACKWARD, x, weight, values, rows=BACKWARD_ROWS, width=2, others=others)
     sums = grad_weight.sum(1)
     return sums[:, :-1].transpose(1, 2), sums[:, -1]
 
@@ -58,6 +69,7 @@ def _values(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Value]:
         "bias": bias,
         "y": None,
         "grad_y": None,
+        "more_grad_y": None,
         "grad_x": None,
         "grad_weight": None,
         "x_clip": x.stride(0),

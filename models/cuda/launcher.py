@@ -17,6 +17,7 @@ ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Element types of kernels and their number in common.cuh."""
 
 _DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT
 _UNASKED_SHARED_BYTES = 48 * 1024
 """What a block may have without asking."""
 
@@ -59,14 +60,12 @@ def _load(source: KernelSource, macros: Macros, index: int) -> Kernel:
     code = compiled_kernel(source.text(macros), capability=torch.cuda.get_device_capability(index))
     cuda = driver()
     library, kernel = ctypes.c_void_p(), ctypes.c_void_p()
-    with torch.cuda.device(index):
-        torch.cuda.current_stream().synchronize()  # Makes the device's context the current one.
-        nothing = (None, None, 0, None, None, 0)
-        _check(cuda.cuLibraryLoadData(ctypes.byref(library), code, *nothing), "load")
-        name = source.name.encode()
-        _check(cuda.cuLibraryGetKernel(ctypes.byref(kernel), library, name), "find")
-        function = ctypes.c_void_p()
-        _check(cuda.cuKernelGetFunction(ctypes.byref(function), kernel), "find")
+    _make_current(index)
+    nothing = (None, None, 0, None, None, 0)
+    _check(cuda.cuLibraryLoadData(ctypes.byref(library), code, *nothing), "load")
+    _check(cuda.cuLibraryGetKernel(ctypes.byref(kernel), library, source.name.encode()), "find")
+    function = ctypes.c_void_p()
+    _check(cuda.cuKernelGetFunction(ctypes.byref(function), kernel), "find")
     return _LoadedKernel(source, function, index)
 
 
@@ -75,6 +74,12 @@ def in_fours(tensor: torch.Tensor) -> bool:
     if tensor.shape[-1] % 4 or tensor.data_ptr() % (4 * tensor.element_size()):
         return False
     return all(stride % 4 == 0 for stride in tensor.stride()[:-1])
+
+
+def _make_current(index: int) -> None:
+    """Make the device's context that of this thread."""
+    with torch.cuda.device(index):
+        torch.cuda.synchronize()
 
 
 @cache
@@ -112,10 +117,9 @@ class _LoadedKernel:
         arguments = pack_arguments(self._source.arguments, values)
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._index).cuda_stream)
-        grid, block = (blocks, 1, 1), (threads, 1, 1)
-        _check(
-            library.cuLaunchKernel(
-                self._function, *grid, *block, shared_bytes, stream, parameters, None
-            ),
-            "launch",
-        )
+        how = (blocks, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, None)
+        result = library.cuLaunchKernel(self._function, *how)
+        if result == _NO_CONTEXT:  # This thread has not used the device yet.
+            _make_current(self._index)
+            result = library.cuLaunchKernel(self._function, *how)
+        _check(result, "launch")

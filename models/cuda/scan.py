@@ -27,7 +27,7 @@ _SHARED_ARGUMENTS = """
     long long delta_group; long long delta_clip; long long delta_row;
     long long B_group; long long B_clip; long long B_row;
     int clips; int length; int channels; int chunks; int chunk_steps; int groups; int first_group;
-    int reversed_groups; int softplus;
+    int reversed_groups;
 """
 _C_ARGUMENTS = "const element* C; long long C_group; long long C_clip; long long C_row; const float* D;"
 FORWARD = KernelSource(
@@ -151,6 +151,10 @@ def run_forward(
     macros = (
         *_element_macros(inputs, tensors),
         *lane_macros,
+        ("UNROLLED", plan.unrolled),
+        ("GATED", int(z is not None)),
+        ("ADDED", int(other is not None)),
+        ("WRITES", int(outputs.y is not None)),
         ("CHECKPOINT", CHECKPOINT_STEPS if outputs.checkpoints is not None else 0),
     )
     z_strides = (0, 0, 0) if z is None else z.stride()[:3]
@@ -170,7 +174,7 @@ def run_forward(
     load_kernel(FORWARD, macros, inputs.u.device).launch(
         values,
         blocks=scanned * clips * plan.chunks * -(-channels // plan.channels),
-        threads=plan.channels * plan.lanes,
+        threads=plan.threads,
     )
 
 
@@ -311,7 +315,7 @@ def _carries(
     load_kernel(CARRY, macros, device).launch(
         given,
         blocks=scanned * clips * chunks * -(-channels // plan.channels),
-        threads=plan.channels * plan.lanes,
+        threads=plan.threads,
     )
     threads = groups * clips * channels * padded
     load_kernel(COMBINE, macros, device).launch(given, blocks=-(-threads // 256), threads=256)
@@ -336,7 +340,6 @@ def _shared_values(
         "groups": groups,
         "first_group": group or 0,
         "reversed_groups": inputs.reversed_groups,
-        "softplus": int(inputs.softplus),
     }
 
 
@@ -353,6 +356,7 @@ def _strides(name: str, tensor: Tensor) -> dict[str, Value]:
 def _lane_macros(inputs: ScanInputs, plan: ForwardPlan) -> Macros:
     return (
         ("LANES", plan.lanes),
+        ("PER", plan.per_thread),
         ("CHANNELS", plan.channels),
         ("STEPS", plan.steps),
         ("FMA_EXPONENTIALS", plan.fma_exponentials),
@@ -363,6 +367,7 @@ def _element_macros(inputs: ScanInputs, tensors: list[Tensor]) -> Macros:
     return (
         ("ELEMENT", ELEMENTS[inputs.u.dtype]),
         ("STATES", inputs.A.shape[-1]),
+        ("SOFTPLUS", int(inputs.softplus)),
         ("VECTOR", int(all(in_fours(tensor) for tensor in tensors))),
     )
 

@@ -63,9 +63,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
                 p.carry + (chunk_of_clip * p.channels + channel + k) * PADDED + part * OWN);
     }
 
-    int four_column = threadIdx.x % (CHANNELS / 4), four_row = threadIdx.x / (CHANNELS / 4);
-    int four_channel = place.tile * CHANNELS + 4 * four_column;
-    int count = p.channels - four_channel;
+    int four_column = 4 * (threadIdx.x % (CHANNELS / 4)), four_row = threadIdx.x / (CHANNELS / 4);
+    int four_channel = place.tile * CHANNELS + four_column;
+    int count = p.channels - four_channel, readable = readable_four(four_channel, p.channels);
     float own_D[4], own_bias[4], grad_D[4], grad_bias[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -74,31 +74,50 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
         own_bias[i] = p.bias != nullptr && i < count ? p.bias[at] : 0.f;
         grad_D[i] = grad_bias[i] = 0.f;
     }
-    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + four_channel;
-    const element* delta = p.delta + group * p.delta_group + place.clip * p.delta_clip + four_channel;
-    const element* grad_y = p.grad_y + group * p.grad_y_group + place.clip * p.grad_y_clip + four_channel;
-    const element* B = p.B + group * p.B_group + place.clip * p.B_clip;
-    const element* C = p.C + group * p.C_group + place.clip * p.C_clip;
+    int origin = reversed ? p.length - 1 : 0, sign = reversed ? -1 : 1;
+    int u_row = sign * p.u_row, delta_row = sign * p.delta_row, grad_y_row = sign * p.grad_y_row;
+    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + origin * p.u_row + readable;
+    const element* delta =
+        p.delta + group * p.delta_group + place.clip * p.delta_clip + origin * p.delta_row + readable;
+    const element* grad_y =
+        p.grad_y + group * p.grad_y_group + place.clip * p.grad_y_clip + origin * p.grad_y_row + readable;
+    long long written_start = (sequence * p.length + origin) * p.channels + four_channel;
+    element* grad_u = p.grad_u + written_start;
+    element* grad_delta = p.grad_delta + written_start;
+    int written_row = sign * p.channels;
+    long long sequences = (long long)p.groups * p.clips;
+    float* grad_BC = p.grad_BC + ((place.tile * sequences + sequence) * p.length + origin) * 2 * PADDED;
+    const element* states_from[STATE_LOADS];
+    float* states_to[STATE_LOADS];
+    int states_row[STATE_LOADS], states_step[STATE_LOADS], states_count[STATE_LOADS];
+#pragma unroll
+    for (int f = 0; f < STATE_LOADS; f++) {
+        int load = min((int)threadIdx.x + f * THREADS, 2 * STEPS * STATE_FOURS - 1);
+        int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
+        int s = 4 * (rest % STATE_FOURS);
+        states_step[f] = rest / STATE_FOURS;
+        states_to[f] = &(of_C ? shared->C : shared->B)[states_step[f]][s];
+        states_row[f] = sign * (int)(of_C ? p.C_row : p.B_row);
+        states_from[f] = of_C ? p.C + group * p.C_group + place.clip * p.C_clip + origin * p.C_row + s
+                              : p.B + group * p.B_group + place.clip * p.B_clip + origin * p.B_row + s;
+        states_count[f] = STATES - s;
+    }
 
     Four raw_u[FOURS], raw_delta[FOURS], raw_grad_y[FOURS], raw_states[STATE_LOADS];
-    auto position = [&](int step) { return (long long)(reversed ? p.length - 1 - step : step); };
+    // Steps and channels past the end read the last ones again; below such steps pass no time, and
+    // neither has a gradient.
     auto fetch = [&](int tile_step) {
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int step = tile_step + four_row + f * ROWS_AT_ONCE;
-            int present = step < last_step ? count : 0;
-            raw_u[f] = read_four(u + position(step) * p.u_row, present);
-            raw_delta[f] = read_four(delta + position(step) * p.delta_row, present);
-            raw_grad_y[f] = read_four(grad_y + position(step) * p.grad_y_row, present);
+            int step = min(tile_step + four_row + f * ROWS_AT_ONCE, last_step - 1);
+            raw_u[f] = read_four(u + step * u_row, count);
+            raw_delta[f] = read_four(delta + step * delta_row, count);
+            raw_grad_y[f] = read_four(grad_y + step * grad_y_row, count);
         }
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
-            int step = tile_step + rest / STATE_FOURS, s = 4 * (rest % STATE_FOURS);
-            bool inside = of_C < 2 && step < last_step;
-            const element* from = of_C ? C + position(step) * p.C_row + s : B + position(step) * p.B_row + s;
-            raw_states[f] = read_four(from, inside ? STATES - s : 0);
+            int step = min(tile_step + states_step[f], last_step - 1);
+            raw_states[f] = read_four(states_from[f] + step * states_row[f], states_count[f]);
         }
     };
 
@@ -111,25 +130,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
             this_u[f] = raw_u[f], this_delta[f] = raw_delta[f], this_grad_y[f] = raw_grad_y[f];
             int row = four_row + f * ROWS_AT_ONCE;
             bool inside = tile_step + row < last_step;
-            float pairs[8];
+            float pairs[8], dy[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float biased = take(raw_delta[f], i) + own_bias[i];
-                float time = inside ? (p.softplus ? softplus_fast(biased) : biased) : 0.f;
-                pairs[2 * i] = time, pairs[2 * i + 1] = time * take(raw_u[f], i);
+                float time = SOFTPLUS ? softplus_fast(biased) : biased;
+                pairs[2 * i] = inside ? time : 0.f;
+                pairs[2 * i + 1] = inside ? time * take(raw_u[f], i) : 0.f;
+                dy[i] = inside && count > 0 ? take(raw_grad_y[f], i) : 0.f;
             }
-            write_floats<8>(&shared->inputs[row][4 * four_column].x, pairs);
-            write_taken(&shared->grad_y[row][4 * four_column], raw_grad_y[f]);
+            write_floats<8>(&shared->inputs[row][four_column].x, pairs);
+            write_floats<4>(&shared->grad_y[row][four_column], dy);
         }
 #pragma unroll
-        for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
-            if (of_C < 2)
-                write_taken(
-                    (of_C ? shared->C : shared->B)[rest / STATE_FOURS] + 4 * (rest % STATE_FOURS),
-                    raw_states[f]);
-        }
+        for (int f = 0; f < STATE_LOADS; f++) write_taken(states_to[f], raw_states[f]);
         float state[PER][OWN];
         long long checkpoint = sequence * p.checkpoint_tiles + tile_step / STEPS;
 #pragma unroll
@@ -142,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
                     p.checkpoints + (checkpoint * p.channels + channel + k) * PADDED + part * OWN);
         }
         __syncthreads();
-        if (tile_step > first_step) fetch(tile_step - STEPS);
+        fetch(max(tile_step - STEPS, first_step));
 
         float* own_states = shared->states + threadIdx.x * OWN;
 #pragma unroll 4
@@ -155,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
 #pragma unroll
                 for (int n = 0; n < OWN; n++) {
                     float power = input.x * rate[k][n];
-                    float decay = n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
+                    float decay = k * OWN + n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
                     state[k][n] = state[k][n] * decay + input.y * b[n];
                 }
                 write_floats<OWN>(own_states + (row * PER + k) * THREADS * OWN, state[k]);
@@ -177,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
 #pragma unroll
                 for (int n = 0; n < OWN; n++) {
                     float power = input.x * rate[k][n];
-                    float decay = n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
+                    float decay = k * OWN + n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
                     float g = c[n] * dy + carry[k][n];
                     grad_c[n] += dy * h[n];
                     grad_b[n] += g * input.y;
@@ -218,37 +232,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
 
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int row = four_row + f * ROWS_AT_ONCE;
-            if (tile_step + row >= last_step) continue;
-            float totals[8], grad_u[4], grad_delta[4];
-            read_floats<8>(totals, &shared->inputs[row][4 * four_column].x);
+            int row = four_row + f * ROWS_AT_ONCE, step = tile_step + row;
+            bool inside = step < last_step;
+            float totals[8], of_u[4], of_delta[4];
+            read_floats<8>(totals, &shared->inputs[row][four_column].x);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float biased = take(this_delta[f], i) + own_bias[i], time = biased, slope = 1.f;
-                if (p.softplus && biased <= 20.f) {
-                    float power = exp2_fast(LOG2_E * biased);
-                    time = log1p_fast(power);
-                    slope = power * reciprocal_fast(1.f + power);
+                if (SOFTPLUS) {
+                    float power = exp2_fast(-LOG2_E * fabsf(biased));
+                    time = fmaxf(biased, 0.f) + log1p_fast(power);
+                    slope = (biased > 0.f ? 1.f : power) * reciprocal_fast(1.f + power);
                 }
                 float value = take(this_u[f], i), dy = take(this_grad_y[f], i);
-                grad_u[i] = time * totals[2 * i] + own_D[i] * dy;
-                grad_delta[i] = (value * totals[2 * i] + LN_2 * totals[2 * i + 1]) * slope;
-                grad_D[i] += dy * value;
-                grad_bias[i] += grad_delta[i];
+                of_u[i] = time * totals[2 * i] + own_D[i] * dy;
+                of_delta[i] = (value * totals[2 * i] + LN_2 * totals[2 * i + 1]) * slope;
+                grad_D[i] += inside ? dy * value : 0.f;
+                grad_bias[i] += inside ? of_delta[i] : 0.f;
             }
-            long long at = (sequence * p.length + position(tile_step + row)) * p.channels + four_channel;
-            write_four(p.grad_u + at, grad_u, count);
-            write_four(p.grad_delta + at, grad_delta, count);
+            if (inside) {
+                write_four(grad_u + step * written_row, of_u, count);
+                write_four(grad_delta + step * written_row, of_delta, count);
+            }
         }
-        long long groups_clips = (long long)p.groups * p.clips;
+#pragma unroll
         for (int i = threadIdx.x; i < STEPS * 2 * PADDED; i += THREADS) {
             int row = i / (2 * PADDED), value = i % (2 * PADDED);
-            if (tile_step + row >= last_step) continue;
             float sum = 0.f;
 #pragma unroll
             for (int w = 0; w < WARPS; w++) sum += shared->sums[row][w][value];
-            long long at = (place.tile * groups_clips + sequence) * p.length + position(tile_step + row);
-            p.grad_BC[at * 2 * PADDED + value] = sum;
+            if (tile_step + row < last_step)
+                grad_BC[sign * (tile_step + row) * 2 * PADDED + value] = sum;
         }
         __syncthreads();
     }
@@ -268,8 +282,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments
     float* columns = shared->states;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        columns[(four_row * 2) * CHANNELS + 4 * four_column + i] = grad_D[i];
-        columns[(four_row * 2 + 1) * CHANNELS + 4 * four_column + i] = grad_bias[i];
+        columns[(four_row * 2) * CHANNELS + four_column + i] = grad_D[i];
+        columns[(four_row * 2 + 1) * CHANNELS + four_column + i] = grad_bias[i];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * CHANNELS; i += THREADS) {

@@ -8,15 +8,16 @@
 // [G, clips, length, STATES]; A [G, channels, STATES]; bias [G, channels];
 // carry [G, clips, chunks, channels, PADDED]; times [G, clips, chunks, channels].
 
-#define THREADS (CHANNELS * LANES)
+#define THREADS (CHANNELS / PER * LANES)
 #define OWN ((STATES + LANES - 1) / LANES)
 #define PADDED ((STATES + 3) / 4 * 4)
 #define FOURS (STEPS * CHANNELS / THREADS / 4)
+#define ROWS_AT_ONCE (4 * THREADS / CHANNELS)
 #define STATE_FOURS ((STATES + 3) / 4)
 #define STATE_LOADS ((STEPS * STATE_FOURS + THREADS - 1) / THREADS)
 #define NEGLIGIBLE -30.f
 
-static_assert(STEPS % (4 * LANES) == 0, "each thread brings whole fours of a tile");
+static_assert(STEPS * PER % (4 * LANES) == 0, "each thread brings whole fours of a tile");
 static_assert(OWN * LANES <= PADDED, "the states of all lanes fit into a row");
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan_carry(Arguments p) {
@@ -31,71 +32,76 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_carry(Arguments p) {
     int last_step = min(first_step + p.chunk_steps, p.length);
     int steps = last_step - first_step;
 
-    int part = threadIdx.x % LANES, column = threadIdx.x / LANES;
+    int part = threadIdx.x % LANES, column = threadIdx.x / LANES * PER;
     int channel = place.tile * CHANNELS + column;
-    bool exists = channel < p.channels;
-    float rate[OWN], carry[OWN], slowest = exists ? -1e30f : -1.f, time_passed = 0.f;
+    float rate[PER][OWN], carry[PER][OWN], slowest[PER], time_passed[PER];
 #pragma unroll
-    for (int n = 0; n < OWN; n++) {
-        int s = part * OWN + n;
-        bool real = exists && s < STATES;
-        rate[n] = real ? LOG2_E * p.A[((long long)group * p.channels + channel) * STATES + s] : 0.f;
-        if (real) slowest = fmaxf(slowest, rate[n]);
-        carry[n] = 0.f;
+    for (int k = 0; k < PER; k++) {
+        slowest[k] = -1e30f, time_passed[k] = 0.f;
+#pragma unroll
+        for (int n = 0; n < OWN; n++) {
+            int s = part * OWN + n;
+            bool real = channel + k < p.channels && s < STATES;
+            long long at = ((long long)group * p.channels + channel + k) * STATES + s;
+            rate[k][n] = real ? LOG2_E * p.A[at] : 0.f;
+            if (real) slowest[k] = fmaxf(slowest[k], rate[k][n]);
+            carry[k][n] = 0.f;
+        }
     }
 
-    int four_column = threadIdx.x % (CHANNELS / 4), four_row = threadIdx.x / (CHANNELS / 4);
-    int four_channel = place.tile * CHANNELS + 4 * four_column;
-    int count = p.channels - four_channel;
+    int four_column = 4 * (threadIdx.x % (CHANNELS / 4)), four_row = threadIdx.x / (CHANNELS / 4);
+    int four_channel = place.tile * CHANNELS + four_column;
+    int count = p.channels - four_channel, readable = readable_four(four_channel, p.channels);
     float own_bias[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
         own_bias[i] = p.bias != nullptr && i < count
             ? p.bias[(long long)group * p.channels + four_channel + i]
             : 0.f;
-    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + four_channel;
-    const element* delta = p.delta + group * p.delta_group + place.clip * p.delta_clip + four_channel;
-    const element* B = p.B + group * p.B_group + place.clip * p.B_clip;
+    // Rows are counted as they are walked.
+    int first_walked = GRADIENT ? first_step : last_step - 1;
+    int origin = reversed ? p.length - 1 - first_walked : first_walked;
+    int sign = reversed == (bool)GRADIENT ? -1 : 1;
+    int u_row = sign * p.u_row, delta_row = sign * p.delta_row, B_row = sign * p.B_row;
+    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + origin * p.u_row + readable;
+    const element* delta =
+        p.delta + group * p.delta_group + place.clip * p.delta_clip + origin * p.delta_row + readable;
+    const element* B = p.B + group * p.B_group + place.clip * p.B_clip + origin * p.B_row;
 
     Four raw_u[FOURS], raw_delta[FOURS], raw_states[STATE_LOADS];
-    auto position = [&](int walked) {
-        int step = GRADIENT ? first_step + walked : last_step - 1 - walked;
-        return (long long)(reversed ? p.length - 1 - step : step);
-    };
     auto fetch = [&](int walked) {
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int row = walked + four_row + f * (4 * THREADS / CHANNELS);
-            raw_u[f] = read_four(u + position(row) * p.u_row, row < steps ? count : 0);
-            raw_delta[f] = read_four(delta + position(row) * p.delta_row, row < steps ? count : 0);
+            int row = min(walked + four_row + f * ROWS_AT_ONCE, steps - 1);
+            raw_u[f] = read_four(u + row * u_row, count);
+            raw_delta[f] = read_four(delta + row * delta_row, count);
         }
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            int row = walked + load / STATE_FOURS, s = 4 * (load % STATE_FOURS);
-            bool inside = load < STEPS * STATE_FOURS && row < steps;
-            raw_states[f] = read_four(B + position(row) * p.B_row + s, inside ? STATES - s : 0);
+            int load = min((int)threadIdx.x + f * THREADS, STEPS * STATE_FOURS - 1);
+            int row = min(walked + load / STATE_FOURS, steps - 1), s = 4 * (load % STATE_FOURS);
+            raw_states[f] = read_four(B + row * B_row + s, STATES - s);
         }
     };
     auto store = [&](int walked) {
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int row = four_row + f * (4 * THREADS / CHANNELS);
+            int row = four_row + f * ROWS_AT_ONCE;
+            bool inside = walked + row < steps;
             float pairs[8];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float biased = take(raw_delta[f], i) + own_bias[i], value = take(raw_u[f], i);
-                float time = p.softplus ? softplus_fast(biased) : biased;
-                if (walked + row >= steps) time = 0.f;
-                pairs[2 * i] = time, pairs[2 * i + 1] = GRADIENT ? value : time * value;
+                float time = SOFTPLUS ? softplus_fast(biased) : biased;
+                pairs[2 * i] = inside ? time : 0.f;
+                pairs[2 * i + 1] = inside ? (GRADIENT ? value : time * value) : 0.f;
             }
-            write_floats<8>(&inputs[row][4 * four_column].x, pairs);
+            write_floats<8>(&inputs[row][four_column].x, pairs);
         }
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            if (load < STEPS * STATE_FOURS)
-                write_taken(shared_B[load / STATE_FOURS] + 4 * (load % STATE_FOURS), raw_states[f]);
+            int load = min((int)threadIdx.x + f * THREADS, STEPS * STATE_FOURS - 1);
+            write_taken(shared_B[load / STATE_FOURS] + 4 * (load % STATE_FOURS), raw_states[f]);
         }
     };
 
@@ -103,28 +109,40 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_carry(Arguments p) {
     for (int walked = 0; walked < steps; walked += STEPS) {
         store(walked);
         __syncthreads();
-        if (walked + STEPS < steps) fetch(walked + STEPS);
+        fetch(walked + STEPS);
 #pragma unroll 8
         for (int row = 0; row < STEPS; row++) {
-            float2 input = inputs[row][column];
-            float b[OWN];
+            float b[OWN], input[2 * PER];
+            read_floats<2 * PER>(input, &inputs[row][column].x);
             read_floats<OWN>(b, &shared_B[row][part * OWN]);
-            if (GRADIENT) time_passed += input.x;
 #pragma unroll
-            for (int n = 0; n < OWN; n++) {
-                float power = rate[n] * time_passed;
-                float decay = n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
-                carry[n] += decay * (input.y * b[n]);
+            for (int k = 0; k < PER; k++) {
+                if (GRADIENT) time_passed[k] += input[2 * k];
+#pragma unroll
+                for (int n = 0; n < OWN; n++) {
+                    float power = rate[k][n] * time_passed[k];
+                    bool multiply_add = k * OWN + n < FMA_EXPONENTIALS;
+                    float decay = multiply_add ? exp2_multiply_add(power) : exp2_fast(power);
+                    carry[k][n] += decay * (input[2 * k + 1] * b[n]);
+                }
+                if (!GRADIENT) time_passed[k] += input[2 * k];
             }
-            if (!GRADIENT) time_passed += input.x;
         }
-        bool decayed = p.softplus && slowest < 0.f && slowest * time_passed < NEGLIGIBLE;
-        if (__syncthreads_and(decayed || !exists)) break;
+        bool decayed = SOFTPLUS;
+#pragma unroll
+        for (int k = 0; k < PER; k++)
+            if (channel + k < p.channels)
+                decayed = decayed && slowest[k] < 0.f && slowest[k] * time_passed[k] < NEGLIGIBLE;
+        if (__syncthreads_and(decayed)) break;
     }
-    if (!exists) return;
-    long long at = (((long long)group * p.clips + place.clip) * p.chunks + place.chunk) * p.channels + channel;
-    write_floats<OWN>(p.carry + at * PADDED + part * OWN, carry);
-    if (part == 0) p.times[at] = time_passed;
+#pragma unroll
+    for (int k = 0; k < PER; k++) {
+        long long sequence = (long long)group * p.clips + place.clip;
+        long long at = (sequence * p.chunks + place.chunk) * p.channels + channel + k;
+        if (channel + k >= p.channels) continue;
+        write_floats<OWN>(p.carry + at * PADDED + part * OWN, carry[k]);
+        if (part == 0) p.times[at] = time_passed[k];
+    }
 }
 
 // Runs over the chunks in the order in which they hand on: carry becomes what enters each of them.

@@ -1,58 +1,65 @@
-// The selective scan, forward. A channel is held by LANES neighbouring threads, which share its
-// states; a block scans CHANNELS channels of one clip over one chunk of the sequence, in tiles of
-// STEPS steps that pass through shared memory. Tensors stay in the order of the sequence: a reversed
-// direction only counts its positions from the end.
+// The selective scan, forward. LANES neighbouring threads hold PER channels and share their states; a
+// block scans CHANNELS channels of one clip over one chunk of the sequence, in tiles of STEPS steps
+// that pass through shared memory. What a thread reads of B and C serves all its channels. Tensors
+// stay in the order of the sequence: a reversed group only counts its positions from the end.
 //
 // Shapes: u, delta, y, other, z [G, clips, length, channels]; B, C [G, clips, length, STATES];
 // A [G, channels, STATES]; D, bias [G, channels]; start [G, clips, chunks, channels, PADDED];
 // checkpoints [G, clips, tiles of CHECKPOINT steps, channels, PADDED]; last [G, clips, channels, STATES].
 
-#define THREADS (CHANNELS * LANES)
+#define THREADS (CHANNELS / PER * LANES)
 #define OWN ((STATES + LANES - 1) / LANES)
 #define PADDED ((STATES + 3) / 4 * 4)
 #define FOURS (STEPS * CHANNELS / THREADS / 4)
-#define STATE_FOURS ((STATES + 3) / 4)
+#define ROWS_AT_ONCE (4 * THREADS / CHANNELS)
+#define STATE_FOURS (PADDED / 4)
 #define STATE_LOADS ((2 * STEPS * STATE_FOURS + THREADS - 1) / THREADS)
-#define SKEW (LANES > 1 ? 8 : 0)
+// Steps whose sums are shared out over the lanes at once, and how rows are set off so that the lanes
+// write them to different banks.
+#define TOGETHER (LANES > PER ? LANES / PER : 1)
+#define SKEW (TOGETHER == 1 ? 0 : TOGETHER > 8 ? 4 : 32 / TOGETHER)
 
-static_assert(STEPS % (4 * LANES) == 0, "each thread brings whole fours of a tile");
+static_assert(STEPS * PER % (4 * LANES) == 0 && STEPS % TOGETHER == 0 && PER * TOGETHER % LANES == 0,
+              "each thread brings whole fours of a tile and takes whole sums");
 static_assert(CHANNELS % 4 == 0, "rows of a tile hold whole fours");
 static_assert(OWN * LANES <= PADDED, "the states of all lanes fit into a row");
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Arguments p) {
     __shared__ __align__(16) float2 inputs[STEPS][CHANNELS];
     __shared__ __align__(16) float outputs[STEPS][CHANNELS + SKEW];
-    __shared__ __align__(16) float shared_B[STEPS][PADDED], shared_C[STEPS][PADDED];
+    __shared__ __align__(16) float states_in_out[2][STEPS][PADDED];
 
     int tiles = (p.channels + CHANNELS - 1) / CHANNELS;
     Place place = place_of_block(blockIdx.x, tiles, p.chunks, p.clips);
     int group = p.first_group + place.group;
     bool reversed = (p.reversed_groups >> group) & 1;
+    int origin = reversed ? p.length - 1 : 0, sign = reversed ? -1 : 1;
     int first_step = place.chunk * p.chunk_steps;
     int last_step = min(first_step + p.chunk_steps, p.length);
 
     // What this thread scans.
-    int part = threadIdx.x % LANES, column = threadIdx.x / LANES;
+    int part = threadIdx.x % LANES, column = threadIdx.x / LANES * PER;
     int channel = place.tile * CHANNELS + column;
-    bool exists = channel < p.channels;
-    long long parameters = (long long)group * p.channels + channel;
     long long sequence = (long long)group * p.clips + place.clip;
-    float rate[OWN], state[OWN];
+    float rate[PER][OWN], state[PER][OWN];
 #pragma unroll
-    for (int n = 0; n < OWN; n++) {
-        int s = part * OWN + n;
-        rate[n] = exists && s < STATES ? LOG2_E * p.A[parameters * STATES + s] : 0.f;
-        state[n] = 0.f;
+    for (int k = 0; k < PER; k++) {
+        bool exists = channel + k < p.channels;
+#pragma unroll
+        for (int n = 0; n < OWN; n++) {
+            int s = part * OWN + n;
+            long long at = ((long long)group * p.channels + channel + k) * STATES + s;
+            rate[k][n] = exists && s < STATES ? LOG2_E * p.A[at] : 0.f;
+            state[k][n] = 0.f;
+        }
+        long long entry = (sequence * p.chunks + place.chunk) * p.channels + channel + k;
+        if (p.start != nullptr && exists) read_floats<OWN>(state[k], p.start + entry * PADDED + part * OWN);
     }
-    if (p.start != nullptr && exists)
-        read_floats<OWN>(
-            state,
-            p.start + ((sequence * p.chunks + place.chunk) * p.channels + channel) * PADDED + part * OWN);
 
-    // What this thread brings to and takes from the tiles: fours of its own column.
-    int four_column = threadIdx.x % (CHANNELS / 4), four_row = threadIdx.x / (CHANNELS / 4);
-    int four_channel = place.tile * CHANNELS + 4 * four_column;
-    int count = p.channels - four_channel;
+    // What this thread brings to and takes from the tiles: fours of its own column, and of B and C.
+    int four_column = 4 * (threadIdx.x % (CHANNELS / 4)), four_row = threadIdx.x / (CHANNELS / 4);
+    int four_channel = place.tile * CHANNELS + four_column;
+    int count = p.channels - four_channel, readable = readable_four(four_channel, p.channels);
     float own_D[4], own_bias[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -60,67 +67,69 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Arguments p) 
         own_D[i] = p.D != nullptr && i < count ? p.D[at] : 0.f;
         own_bias[i] = p.bias != nullptr && i < count ? p.bias[at] : 0.f;
     }
-    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + four_channel;
-    const element* delta = p.delta + group * p.delta_group + place.clip * p.delta_clip + four_channel;
-    const element* B = p.B + group * p.B_group + place.clip * p.B_clip;
-    const element* C = p.C + group * p.C_group + place.clip * p.C_clip;
-    const element* z = p.z == nullptr ? nullptr
-                                      : p.z + group * p.z_group + place.clip * p.z_clip + four_channel;
-    const element* other = p.other == nullptr
-        ? nullptr
-        : p.other + (long long)place.clip * p.length * p.channels + four_channel;
-    element* y = p.y == nullptr
-        ? nullptr
-        : p.y + ((long long)place.group * p.clips + place.clip) * p.length * p.channels + four_channel;
+    int u_row = sign * p.u_row, delta_row = sign * p.delta_row, y_row = sign * p.channels;
+    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + origin * p.u_row + readable;
+    const element* delta =
+        p.delta + group * p.delta_group + place.clip * p.delta_clip + origin * p.delta_row + readable;
+#if GATED
+    int z_row = sign * p.z_row;
+    const element* z = p.z + group * p.z_group + place.clip * p.z_clip + origin * p.z_row + readable;
+#endif
+    long long clip_start = ((long long)place.clip * p.length + origin) * p.channels;
+#if ADDED
+    const element* other = p.other + clip_start + readable;
+#endif
+#if WRITES
+    element* y = p.y + (long long)place.group * p.clips * p.length * p.channels + clip_start + four_channel;
+#endif
+    const element* states_from[STATE_LOADS];
+    float* states_to[STATE_LOADS];
+    int states_row[STATE_LOADS], states_step[STATE_LOADS], states_count[STATE_LOADS];
+#pragma unroll
+    for (int f = 0; f < STATE_LOADS; f++) {
+        int load = min((int)threadIdx.x + f * THREADS, 2 * STEPS * STATE_FOURS - 1);
+        int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
+        int s = 4 * (rest % STATE_FOURS);
+        states_step[f] = rest / STATE_FOURS;
+        states_to[f] = &states_in_out[of_C][states_step[f]][s];
+        states_row[f] = sign * (int)(of_C ? p.C_row : p.B_row);
+        states_from[f] = of_C ? p.C + group * p.C_group + place.clip * p.C_clip + origin * p.C_row + s
+                              : p.B + group * p.B_group + place.clip * p.B_clip + origin * p.B_row + s;
+        states_count[f] = STATES - s;
+    }
 
     Four raw_u[FOURS], raw_delta[FOURS], raw_states[STATE_LOADS];
-    auto position = [&](int step) { return reversed ? p.length - 1 - step : step; };
+    // Steps past the end read the last one again; store() lets them pass no time.
     auto fetch = [&](int tile_step) {
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int step = tile_step + four_row + f * (4 * THREADS / CHANNELS);
-            bool inside = step < last_step;
-            long long at = position(step);
-            raw_u[f] = read_four(u + at * p.u_row, inside ? count : 0);
-            raw_delta[f] = read_four(delta + at * p.delta_row, inside ? count : 0);
+            int step = min(tile_step + four_row + f * ROWS_AT_ONCE, last_step - 1);
+            raw_u[f] = read_four(u + step * u_row, count);
+            raw_delta[f] = read_four(delta + step * delta_row, count);
         }
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
-            int step = tile_step + rest / STATE_FOURS, s = 4 * (rest % STATE_FOURS);
-            bool inside = of_C < 2 && step < last_step;
-            long long at = position(step);
-            const element* from = of_C ? C + at * p.C_row + s : B + at * p.B_row + s;
-            raw_states[f] = read_four(from, inside ? STATES - s : 0);
+            int step = min(tile_step + states_step[f], last_step - 1);
+            raw_states[f] = read_four(states_from[f] + step * states_row[f], states_count[f]);
         }
     };
     auto store = [&](int tile_step) {
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
-            int row = four_row + f * (4 * THREADS / CHANNELS);
+            int row = four_row + f * ROWS_AT_ONCE;
             bool inside = tile_step + row < last_step;
-            float time[4];
+            float pairs[8];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float biased = take(raw_delta[f], i) + own_bias[i];
-                time[i] = inside ? (p.softplus ? softplus_fast(biased) : biased) : 0.f;
+                float time = SOFTPLUS ? softplus_fast(biased) : biased;
+                pairs[2 * i] = inside ? time : 0.f;
+                pairs[2 * i + 1] = inside ? time * take(raw_u[f], i) : 0.f;
             }
-            float pairs[8];
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                pairs[2 * i] = time[i], pairs[2 * i + 1] = time[i] * take(raw_u[f], i);
-            write_floats<8>(&inputs[row][4 * four_column].x, pairs);
+            write_floats<8>(&inputs[row][four_column].x, pairs);
         }
 #pragma unroll
-        for (int f = 0; f < STATE_LOADS; f++) {
-            int load = threadIdx.x + f * THREADS;
-            int of_C = load / (STEPS * STATE_FOURS), rest = load % (STEPS * STATE_FOURS);
-            if (of_C < 2) {
-                float* to = (of_C ? shared_C : shared_B)[rest / STATE_FOURS] + 4 * (rest % STATE_FOURS);
-                write_taken(to, raw_states[f]);
-            }
-        }
+        for (int f = 0; f < STATE_LOADS; f++) write_taken(states_to[f], raw_states[f]);
     };
 
     fetch(first_step);
@@ -131,71 +140,86 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Arguments p) 
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
             this_u[f] = raw_u[f];
-            int step = tile_step + four_row + f * (4 * THREADS / CHANNELS);
-            int present = step < last_step ? count : 0;
-            long long at = position(step);
-            if (z != nullptr) this_z[f] = read_four(z + at * p.z_row, present);
-            if (other != nullptr) this_other[f] = read_four(other + at * p.channels, present);
+            int step = min(tile_step + four_row + f * ROWS_AT_ONCE, last_step - 1);
+#if GATED
+            this_z[f] = read_four(z + step * z_row, count);
+#endif
+#if ADDED
+            this_other[f] = read_four(other + step * y_row, count);
+#endif
         }
-        if (tile_step + STEPS < last_step) fetch(tile_step + STEPS);
+        fetch(tile_step + STEPS);
 
-        constexpr int unrolled = STEPS / LANES > 4 ? 4 : STEPS / LANES;
+        constexpr int unrolled = UNROLLED;
 #pragma unroll unrolled
-        for (int row = 0; row < STEPS; row += LANES) {
-            if (CHECKPOINT && p.checkpoints != nullptr && exists && tile_step + row < last_step &&
-                (tile_step + row) % (CHECKPOINT ? CHECKPOINT : 1) == 0) {
-                long long at = sequence * p.checkpoint_tiles + (tile_step + row) / (CHECKPOINT ? CHECKPOINT : 1);
-                write_floats<OWN>(
-                    p.checkpoints + (at * p.channels + channel) * PADDED + part * OWN, state);
-            }
-            float sums[LANES];
+        for (int row = 0; row < STEPS; row += TOGETHER) {
+#if CHECKPOINT
+            if ((tile_step + row) % CHECKPOINT == 0 && tile_step + row < last_step)
 #pragma unroll
-            for (int j = 0; j < LANES; j++) {
-                float2 input = inputs[row + j][column];
-                float b[OWN], c[OWN];
-                read_floats<OWN>(b, &shared_B[row + j][part * OWN]);
-                read_floats<OWN>(c, &shared_C[row + j][part * OWN]);
-                float sum = 0.f;
-#pragma unroll
-                for (int n = 0; n < OWN; n++) {
-                    float power = input.x * rate[n];
-                    float decay = n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
-                    state[n] = state[n] * decay + input.y * b[n];
-                    sum += state[n] * c[n];
+                for (int k = 0; k < PER; k++) {
+                    long long at = sequence * p.checkpoint_tiles + (tile_step + row) / CHECKPOINT;
+                    float* to = p.checkpoints + (at * p.channels + channel + k) * PADDED + part * OWN;
+                    if (channel + k < p.channels) write_floats<OWN>(to, state[k]);
                 }
-                sums[j] = sum;
+#endif
+            float sums[TOGETHER * PER];
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++) {
+                float b[OWN], c[OWN], input[2 * PER];
+                read_floats<2 * PER>(input, &inputs[row + j][column].x);
+                read_floats<OWN>(b, &states_in_out[0][row + j][part * OWN]);
+                read_floats<OWN>(c, &states_in_out[1][row + j][part * OWN]);
+#pragma unroll
+                for (int k = 0; k < PER; k++) {
+                    float sum = 0.f;
+#pragma unroll
+                    for (int n = 0; n < OWN; n++) {
+                        float power = input[2 * k] * rate[k][n];
+                        bool multiply_add = k * OWN + n < FMA_EXPONENTIALS;
+                        float decay = multiply_add ? exp2_multiply_add(power) : exp2_fast(power);
+                        state[k][n] = state[k][n] * decay + input[2 * k + 1] * b[n];
+                        sum += state[k][n] * c[n];
+                    }
+                    sums[j * PER + k] = sum;
+                }
             }
-            sum_to_lanes<LANES, 1>(sums, threadIdx.x);
-            outputs[row + part][column] = sums[0];
+#pragma unroll
+            for (int first = 0; first < TOGETHER * PER; first += LANES) {
+                sum_to_lanes<LANES, 1>(sums + first, threadIdx.x);
+                int own = first + part;
+                outputs[row + own / PER][column + own % PER] = sums[first];
+            }
         }
         __syncthreads();
-        if (y != nullptr) {
+#if WRITES
 #pragma unroll
-            for (int f = 0; f < FOURS; f++) {
-                int row = four_row + f * (4 * THREADS / CHANNELS);
-                float result[4];
-                read_floats<4>(result, &outputs[row][4 * four_column]);
+        for (int f = 0; f < FOURS; f++) {
+            int row = four_row + f * ROWS_AT_ONCE;
+            float result[4];
+            read_floats<4>(result, &outputs[row][four_column]);
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    result[i] += own_D[i] * take(this_u[f], i);
-                    if (other != nullptr) result[i] += take(this_other[f], i);
-                    if (z != nullptr) {
-                        float gate = take(this_z[f], i);
-                        result[i] *= gate * sigmoid_fast(gate);
-                    }
-                }
-                if (tile_step + row < last_step)
-                    write_four(y + position(tile_step + row) * (long long)p.channels, result, count);
+            for (int i = 0; i < 4; i++) {
+                result[i] += own_D[i] * take(this_u[f], i);
+#if ADDED
+                result[i] += take(this_other[f], i);
+#endif
+#if GATED
+                result[i] *= silu_fast(take(this_z[f], i));
+#endif
             }
+            if (tile_step + row < last_step) write_four(y + (tile_step + row) * y_row, result, count);
         }
-        if (tile_step + STEPS < last_step) store(tile_step + STEPS);
+#endif
+        store(tile_step + STEPS);
         __syncthreads();
     }
-    if (p.last != nullptr && exists && last_step == p.length) {
+    if (p.last == nullptr || last_step < p.length) return;
+#pragma unroll
+    for (int k = 0; k < PER; k++)
 #pragma unroll
         for (int n = 0; n < OWN; n++) {
             int s = part * OWN + n;
-            if (s < STATES) p.last[(sequence * p.channels + channel) * STATES + s] = state[n];
+            if (channel + k < p.channels && s < STATES)
+                p.last[(sequence * p.channels + channel + k) * STATES + s] = state[k][n];
         }
-    }
 }

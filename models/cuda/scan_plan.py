@@ -11,8 +11,14 @@ _WARPS_WANTED = 16
 """Warps a multiprocessor needs to keep its exponential units busy."""
 _CHUNK_STEPS_LEAST = 128
 """Shorter chunks cost more in hand-over than they give."""
-_FORWARD_SHAPES = {1: (64, 16), 2: (32, 16), 4: (32, 16), 8: (16, 32), 16: (8, 64)}
-"""For each number of lanes: channels of a block, steps of a tile."""
+FORWARD_SHAPES = {
+    1: (1, 64, 16),
+    2: (2, 64, 16),
+    4: (2, 64, 16),
+    8: (2, 32, 16),
+    16: (1, 8, 64),
+}
+"""For each number of lanes: channels of a thread and of a block, steps of a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +26,9 @@ class ForwardPlan:
     """How the forward scan is cut."""
 
     lanes: int
-    """Threads that share a channel's states."""
+    """Threads that share the states of their channels."""
+    per_thread: int
+    """Channels of a thread."""
     channels: int
     """Channels of a block."""
     steps: int
@@ -31,6 +39,13 @@ class ForwardPlan:
     """Steps of each part but the last, a multiple of 64."""
     fma_exponentials: int = 0
     """Of a thread's states, those whose exponentials run on the multiply-add pipes."""
+    unrolled: int = 1
+    """Groups of steps that are written out one after another."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.channels // self.per_thread * self.lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +80,10 @@ def plan_forward(
     while lanes < 16 and warps * lanes < _WARPS_WANTED and _lanes_fit(2 * lanes, states):
         lanes *= 2
     chunks, chunk_steps = _chunks(length, warps * lanes)
-    block_channels, steps = _FORWARD_SHAPES[lanes]
+    per_thread, block_channels, steps = FORWARD_SHAPES[lanes]
     return ForwardPlan(
         lanes=lanes,
+        per_thread=per_thread,
         channels=block_channels,
         steps=steps,
         chunks=chunks,

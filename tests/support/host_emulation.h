@@ -116,6 +116,7 @@ static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); ret
 static inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
 static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
 static inline int min(int a, int b) { return a < b ? a : b; }
+static inline int max(int a, int b) { return a > b ? a : b; }
 static inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 static inline float exp2_fast(float x) { return std::exp2(x); }
 static inline float log2_fast(float x) { return std::log2(x); }

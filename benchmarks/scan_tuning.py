@@ -1,0 +1,162 @@
+"""Times the scan kernels cut in different ways, to choose what scan_plan.py says. Needs a GPU.
+
+    python benchmarks/scan_tuning.py forward --clips 64 --length 1569
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from reelscan.models.cuda.scan import (
+    ForwardOutputs,
+    ScanInputs,
+    new_checkpoints,
+    run_backward,
+    run_forward,
+)
+from reelscan.models.cuda.scan_plan import BackwardPlan, ForwardPlan
+
+
+def milliseconds(work: Callable[[], object], *, repeats: int = 10) -> float:
+    """The fastest of some runs, after warming up."""
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return min(times)
+
+
+def make_inputs(clips: int, length: int, channels: int, groups: int) -> ScanInputs:
+    """bfloat16 inputs whose time steps start as Mamba's do."""
+    shape, wide = (groups, clips, length), {"device": "cuda", "dtype": torch.float32}
+    steps = torch.empty(groups, channels, **wide).uniform_(-6.9, -2.3).exp()
+    narrow = {"device": "cuda", "dtype": torch.bfloat16}
+    BC = torch.randn(*shape, 72, **narrow)
+    return ScanInputs(
+        u=torch.randn(*shape, channels, **narrow),
+        delta=0.5 * torch.randn(*shape, channels, **narrow),
+        B=BC[..., 40:56],
+        C=BC[..., 56:],
+        A=-torch.arange(1, 17, **wide).repeat(groups, channels, 1),
+        D=torch.ones(groups, channels, **wide),
+        bias=steps + torch.log(-torch.expm1(-steps)),
+        softplus=True,
+    )
+
+
+def chunk_steps(length: int, chunks: int) -> int:
+    return -(-(-(-length // chunks)) // 64) * 64
+
+
+FORWARD_CUTS = [
+    (1, 1, 64, 16),
+    (2, 1, 64, 16),
+    (2, 2, 64, 16),
+    (2, 2, 128, 16),
+    (2, 4, 128, 16),
+    (4, 1, 32, 16),
+    (4, 2, 32, 16),
+    (4, 2, 64, 16),
+    (4, 2, 128, 16),
+    (4, 4, 32, 16),
+    (4, 4, 64, 16),
+    (4, 4, 128, 16),
+    (8, 2, 32, 16),
+    (8, 2, 64, 16),
+    (8, 4, 32, 16),
+    (8, 4, 64, 16),
+    (16, 1, 8, 64),
+    (16, 2, 16, 32),
+    (16, 4, 32, 16),
+]
+"""Lanes, channels of a thread, channels of a block, steps of a tile."""
+
+
+def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[ForwardPlan]:
+    return [
+        ForwardPlan(
+            lanes=lane,
+            per_thread=per,
+            channels=channels,
+            steps=steps,
+            chunks=-(-length // chunk_steps(length, chunk)),
+            chunk_steps=chunk_steps(length, chunk),
+            fma_exponentials=16 * per // lane * eighths // 8,
+            unrolled=unrolled,
+        )
+        for (lane, per, channels, steps), chunk in itertools.product(FORWARD_CUTS, chunks)
+        if lane in lanes
+        for eighths in (0, 1, 2)
+        for unrolled in ((1, 2) if lane <= 4 else (1,))
+    ]
+
+
+def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
+    cuts = [(4, 2), (2, 2), (4, 1), (8, 1), (2, 4), (1, 2), (8, 2)]
+    return [
+        BackwardPlan(
+            warps=warps,
+            per_thread=per,
+            chunks=-(-length // chunk_steps(length, chunk)),
+            chunk_steps=chunk_steps(length, chunk),
+            fma_exponentials=fma,
+        )
+        for chunk in chunks
+        for warps, per in cuts
+        for fma in (0, 1)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pass_", choices=["forward", "backward", "checkpoints"])
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--length", type=int, default=1569)
+    parser.add_argument("--channels", type=int, default=1152)
+    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[1])
+    parser.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--best", type=int, default=6)
+    given = parser.parse_args()
+    inputs = make_inputs(given.clips, given.length, given.channels, given.groups)
+    y, checkpoints = torch.empty_like(inputs.u), new_checkpoints(inputs)
+    z = torch.randn_like(inputs.u)
+    run_forward(inputs, ForwardOutputs(y=y, checkpoints=checkpoints))
+    wanted = None if given.pass_ == "forward" else checkpoints
+
+    def work(plan: ForwardPlan | BackwardPlan) -> Callable[[], object]:
+        if isinstance(plan, BackwardPlan):
+            return lambda: run_backward(inputs, y, checkpoints, plan=plan)
+        outputs = ForwardOutputs(y=y, checkpoints=wanted)
+        return lambda: run_forward(inputs, outputs, z=z, plan=plan)
+
+    plans: list[ForwardPlan | BackwardPlan] = [
+        *(
+            backward_plans(given.length, given.chunks)
+            if given.pass_ == "backward"
+            else forward_plans(given.length, given.chunks, given.lanes)
+        )
+    ]
+    with ThreadPoolExecutor(16) as pool:  # NVRTC compiles without holding the interpreter.
+        for _ in pool.map(lambda plan: work(plan)(), plans):
+            pass
+    torch.cuda.synchronize()
+    timed = sorted((milliseconds(work(plan)), str(plan)) for plan in plans)
+    print(f"# {given}")
+    for time, plan in timed[: given.best]:
+        print(json.dumps({"ms": round(time, 4), "plan": plan}))
+    print(f"# slowest {timed[-1]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
