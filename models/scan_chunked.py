@@ -11,11 +11,9 @@ n steps of a chunk and b clips of a block: [n, G, b, S, D].
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 CPU_BUFFER_ELEMENTS = 500_000
@@ -26,7 +24,7 @@ CHUNK_STEPS = (8, 64)
 """Fewest and most steps of a chunk."""
 
 
-def chunked_scan(
+def chunked_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -38,14 +36,39 @@ def chunked_scan(
     delta_softplus: bool,
     initial_state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same function of the same tensors as `reference_scan`; once differentiable."""
-    tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
-    needs_gradient = any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    if torch.is_grad_enabled() and needs_gradient:
-        y, last_state = _ChunkedScan.apply(*tensors, delta_softplus)  # type: ignore[no-untyped-call]
-        return y, last_state
+    """The same function of the same tensors as `reference_scan`."""
     scan = _Scan.of(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    return _forward(scan, initial_state, boundaries=None)
+    return _forward(scan, initial_state)
+
+
+def chunked_backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D, delta_bias and initial_state; None for what is None."""
+    scan = _Scan.of(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    passed = _BackwardPass(scan, grad_y)
+    passed.run(initial_state, grad_last_state)
+    return (
+        passed.u,
+        passed.delta,
+        passed.rates_sum.sum(1).transpose(1, 2),
+        passed.B,
+        passed.C,
+        None if scan.D is None else passed.D_sum.sum(1),
+        None if scan.delta_bias is None else passed.bias_sum.sum(1),
+        passed.initial_state,
+    )
 
 
 def _cut(u: Tensor, A: Tensor) -> tuple[int, int]:
@@ -136,10 +159,6 @@ class _Scan:
         starts = range(0, length, self.chunk)
         return [_Window(clips=clips, steps=slice(i, min(i + self.chunk, length))) for i in starts]
 
-    @property
-    def chunks(self) -> int:
-        return math.ceil(self.u.shape[2] / self.chunk)
-
     def buffer(self, steps: int) -> "_Buffer":
         groups, _, states, channels = self.rates.shape
         elements = steps * self.block * self.rates.numel()
@@ -169,30 +188,36 @@ class _Buffer:
         return self.memory[: math.prod(shape)].view(shape)
 
 
-def _forward(
-    scan: _Scan, initial_state: Tensor, *, boundaries: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """y and the last state; the state that enters each chunk goes to `boundaries`."""
+def _forward(scan: _Scan, initial_state: Tensor) -> tuple[Tensor, Tensor]:
+    """y and the last state."""
     y = torch.empty_like(scan.u, memory_format=torch.contiguous_format)
     last_state = torch.empty_like(initial_state, memory_format=torch.contiguous_format)
-    log2_rates = scan.rates * math.log2(math.e)
-    decays, states = scan.buffer(scan.chunk), scan.buffer(scan.chunk + 1)
     for clips in scan.blocks():
         carried = initial_state[:, clips].transpose(-1, -2)
-        for index, window in enumerate(scan.windows(clips)):
-            steps, count = window.size
-            decay, state = decays.take(steps, count), states.take(steps + 1, count)
-            state[0].copy_(carried)
-            if boundaries is not None:
-                boundaries[index, :, clips] = state[0]
-            delta = scan.time_steps(window)
-            u = window.view(scan.u)
-            _run_states(state, decay, delta, delta * u, window.view(scan.B), log2_rates)
+        for window, state in _states(scan, clips, carried):
             out = _row_times(window.view(scan.C), state[1:])
-            window.store(out if scan.D is None else out.addcmul_(u, scan.D), y)
+            window.store(out if scan.D is None else out.addcmul_(window.view(scan.u), scan.D), y)
             carried = state[-1]
         last_state[:, clips] = carried.transpose(-1, -2)
     return y, last_state
+
+
+def _states(scan: _Scan, clips: slice, carried: Tensor) -> Iterator[tuple[_Window, Tensor]]:
+    """Each window of the clips and its states [n + 1, ...], from the one that enters it on.
+
+    `carried` [G, b, S, D] enters the first. The states are overwritten by the next.
+    """
+    log2_rates = scan.rates * math.log2(math.e)
+    decays, states = scan.buffer(scan.chunk), scan.buffer(scan.chunk + 1)
+    for window in scan.windows(clips):
+        steps, count = window.size
+        decay, state = decays.take(steps, count), states.take(steps + 1, count)
+        state[0].copy_(carried)
+        delta = scan.time_steps(window)
+        entry = delta * window.view(scan.u)
+        _run_states(state, decay, delta, entry, window.view(scan.B), log2_rates)
+        yield window, state
+        carried = state[-1]
 
 
 def _run_states(
@@ -244,12 +269,15 @@ class _BackwardPass:
         self.D_sum = grad_y.new_zeros(groups, scan.block, channels)
         self.bias_sum = grad_y.new_zeros(groups, scan.block, channels)
 
-    def run(self, boundaries: Tensor, grad_last_state: Tensor) -> None:
+    def run(self, initial_state: Tensor, grad_last_state: Tensor) -> None:
         for clips in self.scan.blocks():
+            entering = [initial_state[:, clips].transpose(-1, -2)]
+            for _, states in _states(self.scan, clips, entering[0]):
+                entering.append(states[-1].clone())
             carried = self.carries.take(1, clips.stop - clips.start)[0]
             carried.copy_(grad_last_state[:, clips].transpose(-1, -2))
             for index, window in reversed(list(enumerate(self.scan.windows(clips)))):
-                self._window(window, boundaries[index, :, clips], carried)
+                self._window(window, entering[index], carried)
             self.initial_state[:, clips] = carried.transpose(-1, -2)
 
     def _window(self, window: _Window, entering: Tensor, carried: Tensor) -> None:
@@ -297,47 +325,3 @@ class _BackwardPass:
             grad_u.addcmul_(dy, scan.D)
             self.D_sum[:, :clips] += (dy * u).sum(0)
         window.store(grad_u, self.u)
-
-
-class _ChunkedScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        initial_state: Tensor,
-        delta_softplus: bool,
-    ) -> tuple[Tensor, Tensor]:
-        scan = _Scan.of(u, delta, A, B, C, D, delta_bias, delta_softplus)
-        groups, _, states, channels = scan.rates.shape
-        boundaries = torch.empty(
-            (scan.chunks, groups, u.shape[1], states, channels), dtype=u.dtype, device=u.device
-        )
-        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, boundaries)
-        ctx.delta_softplus = delta_softplus
-        return _forward(scan, initial_state, boundaries=boundaries)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, delta_bias, boundaries = ctx.saved_tensors
-        scan = _Scan.of(u, delta, A, B, C, D, delta_bias, ctx.delta_softplus)
-        passed = _BackwardPass(scan, grad_y)
-        with torch.autocast(u.device.type, enabled=False):
-            passed.run(boundaries, grad_last_state)
-        return (
-            passed.u,
-            passed.delta,
-            passed.rates_sum.sum(1).transpose(1, 2),
-            passed.B,
-            passed.C,
-            None if scan.D is None else passed.D_sum.sum(1),
-            None if scan.delta_bias is None else passed.bias_sum.sum(1),
-            passed.initial_state,
-            None,
-        )

@@ -7,11 +7,10 @@ Axes: G groups, B clips, L sequence length, D channels, S states; see `scan_kern
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from reelscan.models import scan_kernels
@@ -29,7 +28,7 @@ PARTS = 8
 """Into which the clips are cut: enough for many threads, while their sums are few."""
 
 
-def fused_scan(
+def fused_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -41,10 +40,78 @@ def fused_scan(
     delta_softplus: bool,
     initial_state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The same function of the same tensors as `reference_scan`; once differentiable.
+    """The same function of the same tensors as `reference_scan`.
 
     Raises ValueError unless the tensors are float32 on the CPU.
     """
+    padded = _padded(u, delta, A, B, C, D, delta_bias, initial_state)
+    y, last_state, _ = _forward(padded, delta_softplus, keep=False)
+    channels = u.shape[-1]
+    return y[..., :channels], last_state[:, :, :channels]
+
+
+def fused_backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    initial_state: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D, delta_bias and initial_state; None for what is None."""
+    channels = u.shape[-1]
+    padding = -channels % LANES
+    padded = _padded(u, delta, A, B, C, D, delta_bias, initial_state)
+    _, _, kept = _forward(padded, delta_softplus, keep=True)
+    made = _backward(
+        functional.pad(grad_y, (0, padding)),
+        functional.pad(grad_last_state, (0, 0, 0, padding)),
+        kept,
+        padded,
+        delta_softplus,
+    )
+    return (
+        made["u"][..., :channels],
+        made["delta"][..., :channels],
+        made["rates"].sum(1).transpose(1, 2)[:, :channels],
+        made["B"].sum(0),
+        made["C"].sum(0),
+        None if D is None else made["skip"].sum(1)[:, :channels],
+        None if delta_bias is None else made["bias"].sum(1)[:, :channels],
+        made["state"].transpose(2, 3)[:, :, :channels],
+    )
+
+
+class _Tensors(NamedTuple):
+    """What the kernels take, in whole vectors of channels."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    delta_bias: Tensor
+    initial_state: Tensor
+
+
+def _padded(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor,
+) -> _Tensors:
+    """The tensors with as many channels as whole vectors have, zeros for what is None."""
     if u.device.type != "cpu" or u.dtype != torch.float32:
         raise ValueError(f"u is {u.dtype} on {u.device}; this scan takes torch.float32 on the CPU")
     D = u.new_zeros(A.shape[:2]) if D is None else D
@@ -57,14 +124,7 @@ def fused_scan(
         A, initial_state = (
             functional.pad(tensor, (0, 0, 0, padding)) for tensor in (A, initial_state)
         )
-    tensors = u, delta, A, B, C, D, delta_bias, initial_state
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        y, last_state = _FusedScan.apply(*tensors, delta_softplus)  # type: ignore[no-untyped-call]
-    else:
-        y, last_state, _ = _forward(*tensors, delta_softplus, keep=False)
-    if padding:
-        y, last_state = y[..., :-padding], last_state[:, :, :-padding]
-    return y, last_state
+    return _Tensors(u, delta, A, B, C, D, delta_bias, initial_state)
 
 
 def _sizes(u: Tensor, A: Tensor, delta_softplus: bool) -> Sizes:
@@ -100,9 +160,8 @@ def _flat(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().view(-1).numpy()
 
 
-def _inputs(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Inputs:
+def _inputs(tensors: _Tensors) -> Inputs:
+    u, delta, A, B, C, D, delta_bias, _ = tensors
     rates = A.detach().transpose(1, 2) * math.log2(math.e)
     return Inputs(*(_flat(tensor) for tensor in (u, delta, rates, B, C, D, delta_bias)))
 
@@ -125,24 +184,14 @@ def _scratch(sizes: Sizes, *, backward: bool) -> Scratch:
 
 
 def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    initial_state: Tensor,
-    delta_softplus: bool,
-    *,
-    keep: bool,
+    tensors: _Tensors, delta_softplus: bool, *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and if told to keep them the states that enter the chunks."""
-    sizes = _sizes(u, A, delta_softplus)
-    inputs = _inputs(u, delta, A, B, C, D, delta_bias)
+    u, A = tensors.u, tensors.A
+    sizes, inputs = _sizes(u, A, delta_softplus), _inputs(tensors)
     y = torch.empty(u.shape, dtype=u.dtype)
     state = torch.empty(*u.shape[:2], *A.shape[:0:-1], dtype=u.dtype)
-    state.copy_(initial_state.transpose(2, 3))
+    state.copy_(tensors.initial_state.transpose(2, 3))
     kept = torch.empty(state.numel() * sizes.chunks if keep else 0, dtype=u.dtype)
     outputs = Outputs(*(_flat(tensor) for tensor in (y, state, kept)))
 
@@ -154,63 +203,33 @@ def _forward(
     return y, state.transpose(2, 3), kept
 
 
-class _FusedScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        delta_bias: Tensor,
-        initial_state: Tensor,
-        delta_softplus: bool,
-    ) -> tuple[Tensor, Tensor]:
-        tensors = (u, delta, A, B, C, D, delta_bias)
-        y, last_state, kept = _forward(*tensors, initial_state, delta_softplus, keep=True)
-        ctx.save_for_backward(*tensors, kept)
-        ctx.delta_softplus = delta_softplus
-        return y, last_state
+def _backward(
+    grad_y: Tensor, grad_last_state: Tensor, kept: Tensor, tensors: _Tensors, delta_softplus: bool
+) -> dict[str, Tensor]:
+    """The fields of `Gradients`."""
+    u, A, B = tensors.u, tensors.A, tensors.B
+    sizes, inputs = _sizes(u, A, delta_softplus), _inputs(tensors)
+    groups, clips = u.shape[:2]
+    shapes = {
+        "u": u.shape,
+        "delta": u.shape,
+        "rates": (groups, sizes.parts, sizes.states, sizes.channels),
+        "B": (sizes.blocks, *B.shape),
+        "C": (sizes.blocks, *B.shape),
+        "skip": (groups, sizes.parts, sizes.channels),
+        "bias": (groups, sizes.parts, sizes.channels),
+        "state": (groups, clips, sizes.states, sizes.channels),
+    }
+    made = {name: torch.empty(shape, dtype=u.dtype) for name, shape in shapes.items()}
+    made["state"].copy_(grad_last_state.transpose(2, 3))
+    gradients = Gradients(**{name: _flat(tensor) for name, tensor in made.items()})
+    flat_grad_y, flat_kept = _flat(grad_y), _flat(kept)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last_state: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, delta_bias, kept = ctx.saved_tensors
-        sizes = _sizes(u, A, ctx.delta_softplus)
-        inputs = _inputs(u, delta, A, B, C, D, delta_bias)
-        groups, clips = u.shape[:2]
-        shapes = {
-            "u": u.shape,
-            "delta": u.shape,
-            "rates": (groups, sizes.parts, sizes.states, sizes.channels),
-            "B": (sizes.blocks, *B.shape),
-            "C": (sizes.blocks, *B.shape),
-            "skip": (groups, sizes.parts, sizes.channels),
-            "bias": (groups, sizes.parts, sizes.channels),
-            "state": (groups, clips, sizes.states, sizes.channels),
-        }
-        made = {name: torch.empty(shape, dtype=u.dtype) for name, shape in shapes.items()}
-        made["state"].copy_(grad_last_state.transpose(2, 3))
-        gradients = Gradients(**{name: _flat(tensor) for name, tensor in made.items()})
-        flat_grad_y, flat_kept = _flat(grad_y), _flat(kept)
-
-        def run(first: int, stop: int) -> None:
-            scratch = _scratch(sizes, backward=True)
-            scan_kernels.backward_tasks(
-                inputs, flat_kept, flat_grad_y, gradients, sizes, scratch, first, stop
-            )
-
-        run_tasks(run, sizes.groups * sizes.parts * sizes.blocks)
-        return (
-            made["u"],
-            made["delta"],
-            made["rates"].sum(1).transpose(1, 2),
-            made["B"].sum(0),
-            made["C"].sum(0),
-            made["skip"].sum(1),
-            made["bias"].sum(1),
-            made["state"].transpose(2, 3),
-            None,
+    def run(first: int, stop: int) -> None:
+        scratch = _scratch(sizes, backward=True)
+        scan_kernels.backward_tasks(
+            inputs, flat_kept, flat_grad_y, gradients, sizes, scratch, first, stop
         )
+
+    run_tasks(run, sizes.groups * sizes.parts * sizes.blocks)
+    return made

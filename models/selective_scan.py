@@ -1,22 +1,17 @@
-"""The selective scan of Mamba, channel-last, and the choice of how it is computed.
+"""The selective scan of Mamba, channel-last.
 
 Axes: G groups (optional, leading), B clips, L sequence length, D inner channels, S states.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, reduce
-from typing import Literal
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from reelscan.models.scan_chunked import chunked_scan
-from reelscan.models.scan_reference import reference_scan
+from reelscan.models.scan_backend import ScanBackend, default_backend, use_scan, wanted_backend
+from reelscan.models.scan_op import NAMES, differentiable_scan, gated_reference
 
-ScanBackend = Literal["fused", "chunked", "reference"]
-_Scan = Callable[..., tuple[Tensor, Tensor]]
+__all__ = ["ScanBackend", "ScanOutput", "default_backend", "selective_scan", "use_scan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,57 +45,27 @@ def selective_scan(
     zeros by default. `delta_bias` is added to delta, which then passes softplus if told. Computed
     in float32, or in float64 where an input is; by `default_backend` if `backend` names none. All
     tensors may carry a leading axis G: scans that run at once, each with its own A, D and
-    delta_bias. Raises ValueError for shapes that do not fit. Source: Gu and Dao, 2023.
+    delta_bias. Raises ValueError for shapes that do not fit and for a backend that cannot do this.
+    Source: Gu and Dao, 2023.
     """
-    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
-    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
-    given |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    _check_shapes(given)
-    dtype = reduce(torch.promote_types, (t.dtype for t in given.values()), torch.float32)
+    tensors: tuple[Any, ...] = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    _check_shapes({n: t for n, t in zip(NAMES, tensors, strict=True) if t is not None})
     grouped = u.dim() == 4
-    with torch.autocast(u.device.type, enabled=False):
-        ready = {name: t.to(dtype) for name, t in given.items()}
-        if not grouped:
-            ready = {name: t.unsqueeze(0) for name, t in ready.items()}
-        gate = ready.pop("z", None)
-        if "initial_state" not in ready:
-            ready["initial_state"] = ready["u"].new_zeros(*ready["u"].shape[:2], *A.shape[-2:])
-        y, last_state = _implementation(backend or default_backend(u.device, dtype)[0])(
-            **{"D": None, "delta_bias": None} | ready, delta_softplus=delta_softplus
-        )
-        if gate is not None:
-            y = y * functional.silu(gate)
+    if not grouped:
+        tensors = tuple(None if tensor is None else tensor.unsqueeze(0) for tensor in tensors)
+    backend = backend or wanted_backend()
+    if backend == "mamba_ssm":
+        # Only here, for it is optional; it differentiates itself, as does the plain loop.
+        from reelscan.models.scan_mamba_ssm import published_scan
+
+        y, last_state = published_scan(tensors, delta_softplus)
+    elif backend == "reference":
+        y, last_state = gated_reference(tensors, delta_softplus)
+    else:
+        y, last_state = differentiable_scan(tensors, delta_softplus, backend)
     if not grouped:
         y, last_state = y.squeeze(0), last_state.squeeze(0)
-    return ScanOutput(y=y.to(u.dtype), last_state=last_state)
-
-
-def default_backend(device: torch.device, dtype: torch.dtype) -> tuple[ScanBackend, str]:
-    """What computes a scan in this dtype there, and why."""
-    if device.type != "cpu" or dtype != torch.float32:
-        return "chunked", f"plain PyTorch, for {dtype} on {device.type}"
-    obstacle = _why_not_fused()
-    if obstacle:
-        return "chunked", f"plain PyTorch, for Numba does not import: {obstacle}"
-    return "fused", "compiled by Numba, for torch.float32 on cpu"
-
-
-@cache
-def _why_not_fused() -> str | None:
-    try:
-        import reelscan.models.scan_fused  # noqa: F401
-    except ImportError as error:
-        return str(error)
-    return None
-
-
-def _implementation(backend: ScanBackend) -> _Scan:
-    if backend == "fused":
-        # Only here, for Numba takes a second to import.
-        from reelscan.models.scan_fused import fused_scan
-
-        return fused_scan
-    return chunked_scan if backend == "chunked" else reference_scan
+    return ScanOutput(y=y, last_state=last_state)
 
 
 def _check_shapes(given: dict[str, Tensor]) -> None:

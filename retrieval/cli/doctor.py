@@ -10,9 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reelscan import __version__
 from reelscan.retrieval.cli.arguments import parse_arguments
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +92,48 @@ def check_device() -> Check:
 
 
 def check_scan() -> Check:
-    """Runs the scan against its reference once, so that `ok` is a reading."""
+    """Runs the scan against its reference once on each device, so that `ok` is a reading."""
     import torch
 
-    from reelscan.models.selective_scan import default_backend, selective_scan
+    from reelscan.models.selective_scan import default_backend
+
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    found, works = [], True
+    for device in map(torch.device, devices):
+        name, reason = default_backend(device, torch.float32)
+        try:
+            worst = scan_error(device)
+        except (ValueError, RuntimeError) as error:
+            works = False
+            found.append(f"{device.type}: {name} ({reason}) does not run: {error}")
+            continue
+        works = works and worst < 1e-4
+        found.append(f"{device.type}: {name}, {worst:.0e} off the reference loop: {reason}")
+    return Check("scan", works, "; ".join(found))
+
+
+def scan_error(device: "torch.device") -> float:
+    """How far the scan that is chosen there is off the plain loop."""
+    import torch
+
+    from reelscan.models.selective_scan import selective_scan
 
     generator = torch.Generator().manual_seed(0)
-    u, delta = (torch.rand(1, 33, 4, generator=generator) for _ in range(2))
-    b, c = (torch.randn(1, 33, 3, generator=generator) for _ in range(2))
-    a = -torch.rand(4, 3, generator=generator)
+    u, delta = (torch.rand(1, 33, 4, generator=generator).to(device) for _ in range(2))
+    b, c = (torch.randn(1, 33, 3, generator=generator).to(device) for _ in range(2))
+    a = -torch.rand(4, 3, generator=generator).to(device)
     reference = selective_scan(u, delta, a, b, c, backend="reference").y
-    worst = (selective_scan(u, delta, a, b, c).y - reference).abs().max().item()
-    name, reason = default_backend(u.device, u.dtype)
-    return Check("scan", worst < 1e-4, f"{name}, {worst:.0e} off the reference loop: {reason}")
+    return (selective_scan(u, delta, a, b, c).y - reference).abs().max().item()
 
 
-def check_kernels() -> Check:
-    absent = [name for name in ("mamba_ssm", "causal_conv1d") if not importable(name)]
-    if not absent:
-        return Check("mamba kernels", True, "mamba-ssm and causal-conv1d import")
-    found = f"{' and '.join(absent)} not installed; not needed on a CPU"
-    return Check("mamba kernels", None, found, "with a GPU: pip install 'reelscan[gpu]'")
+def check_published_kernels() -> Check:
+    from reelscan.models.scan_mamba_ssm import REMEDY, why_not_available
+
+    obstacle = why_not_available()
+    if obstacle is None:
+        return Check("mamba kernels", True, 'can be chosen: use_scan("mamba_ssm")')
+    found = f"not needed; {obstacle.removesuffix(f'; {REMEDY}')}"
+    return Check("mamba kernels", None, found, f"to compare with them: {REMEDY}")
 
 
 def check_pyav() -> Check:
@@ -162,20 +187,12 @@ def check_disk() -> Check:
     return Check("disk", free > 1, f"{free:.0f} GiB free in {Path.cwd()}")
 
 
-def importable(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
-
-
 CHECKS: tuple[Callable[[], Check], ...] = (
     check_reelscan,
     check_torch,
     check_device,
     check_scan,
-    check_kernels,
+    check_published_kernels,
     check_pyav,
     check_opencv,
     check_faiss,
