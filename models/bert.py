@@ -115,7 +115,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head attention of `hidden` [B, L, C] to `context` [B, N, context width]."""
+    """Multi-head attention of `hidden` [B, L, C] to `context` [B or 1, N, context width]."""
 
     def __init__(self, config: BertConfig, *, context_width: int) -> None:
         super().__init__()
@@ -130,6 +130,12 @@ class BertSelfAttention(nn.Module):
         return projected.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
     def forward(self, hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        if len(context) == 1 and mask is None:
+            # What all rows attend to alike is projected once, and they become one long row.
+            return self._attend(hidden.flatten(0, 1)[None], context, None).view(hidden.shape)
+        return self._attend(hidden, context, mask)
+
+    def _attend(self, hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         attended = F.scaled_dot_product_attention(
             self._split(self.query(hidden)),
             self._split(self.key(context)),
@@ -249,7 +255,10 @@ class BertModel(nn.Module):
         vision: Tensor,
         vision_mask: Tensor | None = None,
     ) -> Tensor:
-        """Run the fusion layers: text [B, L, C] and vision [B, N, E] -> [B, L, C]."""
+        """Run the fusion layers: text [B, L, C] and vision [B, N, E] -> [B, L, C].
+
+        vision [1, N, E] without a mask is the same for all texts, and cheaper than B copies.
+        """
         if self.config.fusion_layer == self.config.num_hidden_layers:
             raise ValueError(
                 f"this BERT has no fusion layers (fusion_layer = {self.config.fusion_layer} of "

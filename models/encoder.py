@@ -4,9 +4,10 @@ Axes: B videos or pairs, Q texts, T frames, S side of a frame in pixels, N visio
 tokens, E embedding width, C encoder width.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -54,6 +55,26 @@ class TextTokens:
         return TextTokens(hidden=self.hidden[rows], attention_mask=self.attention_mask[rows])
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoFeatures:
+    """What one pass over videos gives."""
+
+    vectors: Tensor
+    """float32 [B, E], as of `encode_video`."""
+    tokens: Tensor
+    """[B, N, C], as of `video_tokens`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFeatures:
+    """What one pass over texts gives."""
+
+    vectors: Tensor
+    """float32 [Q, E], as of `encode_text`."""
+    tokens: TextTokens
+    """As of `text_tokens`."""
+
+
 @runtime_checkable
 class MatchingEncoder(Encoder, Protocol):
     """Also judges a video and a text together: slower, better, for a shortlist."""
@@ -69,6 +90,17 @@ class MatchingEncoder(Encoder, Protocol):
 
     def match(self, text_tokens: TextTokens, video_tokens: Tensor) -> Tensor:
         """Logit of "match" of each row's text with its video [B, N, C]: float32 [B] on the CPU."""
+
+
+@runtime_checkable
+class OnePassEncoder(MatchingEncoder, Protocol):
+    """Also gives vectors and tokens from one pass, for half the work."""
+
+    def video_features(self, frames_uint8: Tensor) -> VideoFeatures:
+        """uint8 [B, T, 3, S, S] -> what `encode_video` and `video_tokens` give."""
+
+    def text_features(self, texts: list[str]) -> TextFeatures:
+        """Q texts -> what `encode_text` and `text_tokens` give."""
 
 
 class VideoTextEncoder:
@@ -106,6 +138,7 @@ class VideoTextEncoder:
         self.preprocessing = preprocessing
         self.fingerprint = fingerprint
         self.can_match = model.config.matching_trained
+        self._token_dtype = torch.bfloat16 if self._autocast else torch.float32
         self._videos_at_once = videos_at_once
         self._texts_at_once = texts_at_once
 
@@ -134,10 +167,22 @@ class VideoTextEncoder:
     def video_tokens(self, frames_uint8: Tensor) -> Tensor:
         """uint8 [B, T, 3, S, S], B at least 1 -> [B, N, C]. Raises ValueError."""
         self.preprocessing.check_frames(frames_uint8)
-        dtype = torch.bfloat16 if self._autocast else torch.float32
         return self._each_clip(
-            frames_uint8, lambda clips: self.model.encode_vision(clips).tokens.to(dtype)
+            frames_uint8, lambda clips: self.model.encode_vision(clips).tokens.to(self._token_dtype)
         )
+
+    def video_features(self, frames_uint8: Tensor) -> VideoFeatures:
+        """uint8 [B, T, 3, S, S], B at least 1 -> vectors and tokens. Raises ValueError."""
+        self.preprocessing.check_frames(frames_uint8)
+        vectors: list[Tensor] = []
+
+        def compute(clips: Tensor) -> Tensor:
+            output = self.model.encode_vision(clips)
+            vectors.append(self.model.project_vision(output.pooled).mean(1).cpu())
+            return output.tokens.to(self._token_dtype)
+
+        tokens = self._each_clip(frames_uint8, compute)
+        return VideoFeatures(vectors=torch.cat(vectors), tokens=tokens)
 
     def text_tokens(self, texts: list[str]) -> TextTokens:
         """Q texts, at least one -> hidden states, all padded to `max_text_tokens`."""
@@ -145,9 +190,40 @@ class VideoTextEncoder:
         hidden = self._each_text(batch, self.model.encode_text)
         return TextTokens(hidden=hidden, attention_mask=batch.attention_mask)
 
+    def text_features(self, texts: list[str]) -> TextFeatures:
+        """Q texts, at least one -> vectors and hidden states."""
+        batch = self._tokenize(texts)
+        vectors: list[Tensor] = []
+
+        def compute(ids: Tensor, mask: Tensor) -> Tensor:
+            hidden = self.model.encode_text(ids, mask)
+            vectors.append(self.model.project_text(hidden, mask).cpu())
+            return hidden
+
+        hidden = self._each_text(batch, compute)
+        tokens = TextTokens(hidden=hidden, attention_mask=batch.attention_mask)
+        return TextFeatures(vectors=torch.cat(vectors), tokens=tokens)
+
+    def with_text_length(self, max_text_tokens: int) -> "VideoTextEncoder":
+        """The same model reading texts of so many tokens, or of as many as it can read."""
+        length = min(max_text_tokens, self.model.config.text.max_position_embeddings)
+        if length == self.preprocessing.max_text_tokens:
+            return self
+        named = f"{self.fingerprint} with texts of {length} tokens"
+        return VideoTextEncoder(
+            self.model,
+            self.tokenizer,
+            replace(self.preprocessing, max_text_tokens=length),
+            fingerprint=hashlib.sha256(named.encode()).hexdigest(),
+            device=self.device,
+            videos_at_once=self._videos_at_once,
+            texts_at_once=self._texts_at_once,
+        )
+
     def match(self, text_tokens: TextTokens, video_tokens: Tensor) -> Tensor:
         """Logit of "match" of each row's text with its video [B, N, C]: float32 [B].
 
+        One video expanded over the rows (`tokens.expand(B, -1, -1)`) is moved and projected once.
         Raises ValueError unless there are as many texts as videos.
         """
         hidden, mask = text_tokens.hidden, text_tokens.attention_mask
@@ -157,10 +233,17 @@ class VideoTextEncoder:
                 "makes a pair, so repeat the one to match it with several"
             )
         with self._inference():
-            parts = [
-                self.model.match(*pair)[:, 1].float().cpu()
-                for pair in self._split(hidden, mask, video_tokens)
-            ]
+            if len(hidden) > 1 and video_tokens.stride(0) == 0:
+                one = video_tokens[:1].to(self.device)
+                parts = [
+                    self.model.match(text, text_mask, one)[:, 1].float().cpu()
+                    for text, text_mask in self._split(hidden, mask)
+                ]
+            else:
+                parts = [
+                    self.model.match(*pair)[:, 1].float().cpu()
+                    for pair in self._split(hidden, mask, video_tokens)
+                ]
         return torch.cat(parts)
 
     def _tokenize(self, texts: list[str]) -> TokenBatch:

@@ -74,7 +74,7 @@ class OpenClipTokenizer:
 
     def __init__(self, model_name: str) -> None:
         """model_name: an open_clip model, such as "ViT-B-32"."""
-        open_clip = _import_open_clip()
+        open_clip = import_open_clip()
         tokenizer = open_clip.get_tokenizer(model_name)
         if not isinstance(tokenizer, open_clip.SimpleTokenizer):
             raise ValueError(
@@ -108,7 +108,7 @@ def load_openclip_text(model_name: str, *, weights: str | None) -> OpenClipText:
     weights: a checkpoint file, the name of open_clip weights (downloaded if need be), or None for
     random ones.
     """
-    open_clip = _import_open_clip()
+    open_clip = import_open_clip()
     model = open_clip.create_model(
         model_name,
         pretrained=weights,
@@ -119,7 +119,8 @@ def load_openclip_text(model_name: str, *, weights: str | None) -> OpenClipText:
     return OpenClipText(model.text)
 
 
-def _import_open_clip() -> Any:
+def import_open_clip() -> Any:
+    """The module; raises ModuleNotFoundError that names the extra to install."""
     importable_torchvision()
     try:
         import open_clip

@@ -124,7 +124,10 @@ class VideoTextModel(nn.Module):
         return self.text_encoder.fuse(text_hidden, text_mask, vision_tokens)
 
     def match(self, text_hidden: Tensor, text_mask: Tensor, vision_tokens: Tensor) -> Tensor:
-        """Logits [B, 2] of "no match" and "match" of each text with the video of its row."""
+        """Logits [B, 2] of "no match" and "match" of each text with the video of its row.
+
+        vision_tokens [1, N, C] match one video with all texts, much cheaper than B copies of it.
+        """
         fused = self.fuse(text_hidden, text_mask, vision_tokens)
         logits: Tensor = self.itm_head(self.text_encoder.text_vector(fused, text_mask))
         return logits

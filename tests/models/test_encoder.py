@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from reelscan.models.bert import BertConfig
-from reelscan.models.encoder import Encoder, MatchingEncoder, TextTokens, VideoTextEncoder
+from reelscan.models.encoder import (
+    Encoder,
+    MatchingEncoder,
+    OnePassEncoder,
+    TextTokens,
+    VideoTextEncoder,
+)
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
@@ -115,6 +121,37 @@ def test_matching_gives_one_logit_a_pair(assert_close):
     one_with_all = encoder.match(texts[[2] * 5], tokens)
     assert_close(one_with_all[2], logits[2])
     assert not torch.allclose(one_with_all, logits)
+
+
+def test_one_video_for_all_texts_gives_what_copies_of_it_give(assert_close):
+    encoder = build(texts_at_once=2)
+    tokens, texts = encoder.video_tokens(random_frames()), encoder.text_tokens(TEXTS)
+    copies = tokens[[3] * 5]
+    shared = encoder.match(texts, tokens[3:4].expand(5, -1, -1))
+    assert_close(shared, encoder.match(texts, copies))
+    assert not torch.allclose(shared, encoder.match(texts, tokens))
+
+
+def test_one_pass_gives_vectors_and_tokens(assert_close):
+    encoder = build(videos_at_once=2, texts_at_once=2)
+    frames = random_frames()
+    videos, texts = encoder.video_features(frames), encoder.text_features(TEXTS)
+    assert isinstance(encoder, OnePassEncoder)
+    assert_close(videos.vectors, encoder.encode_video(frames))
+    assert_close(videos.tokens, encoder.video_tokens(frames))
+    assert_close(texts.vectors, encoder.encode_text(TEXTS))
+    assert_close(texts.tokens.hidden, encoder.text_tokens(TEXTS).hidden)
+    assert torch.equal(texts.tokens.attention_mask, encoder.text_tokens(TEXTS).attention_mask)
+
+
+def test_texts_may_be_read_longer_up_to_what_the_model_takes():
+    encoder = build()
+    shorter = encoder.with_text_length(4)
+    assert shorter.preprocessing.max_text_tokens == 4
+    assert shorter.text_tokens(TEXTS).hidden.shape[1] == 4
+    assert shorter.fingerprint != encoder.fingerprint
+    assert shorter.with_text_length(150).preprocessing.max_text_tokens == 8
+    assert encoder.with_text_length(8) is encoder
 
 
 def test_unequal_numbers_of_texts_and_videos_are_refused():
