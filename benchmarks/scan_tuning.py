@@ -59,30 +59,34 @@ def chunk_steps(length: int, chunks: int) -> int:
 
 
 FORWARD_CUTS = [
+    (1, 1, 64, 8),
     (1, 1, 64, 16),
+    (2, 1, 32, 16),
+    (2, 1, 64, 8),
     (2, 1, 64, 16),
+    (2, 2, 64, 8),
     (2, 2, 64, 16),
-    (2, 2, 128, 16),
-    (2, 4, 128, 16),
+    (4, 1, 16, 16),
     (4, 1, 32, 16),
-    (4, 2, 32, 16),
-    (4, 2, 64, 16),
-    (4, 2, 128, 16),
-    (4, 4, 32, 16),
+    (4, 2, 32, 8),
+    (4, 2, 64, 8),
+    (4, 4, 64, 8),
     (4, 4, 64, 16),
-    (4, 4, 128, 16),
+    (8, 1, 8, 32),
+    (8, 1, 16, 32),
+    (8, 2, 16, 16),
     (8, 2, 32, 16),
-    (8, 2, 64, 16),
-    (8, 4, 32, 16),
-    (8, 4, 64, 16),
+    (8, 4, 32, 8),
     (16, 1, 8, 64),
-    (16, 2, 16, 32),
-    (16, 4, 32, 16),
+    (16, 2, 8, 32),
 ]
 """Lanes, channels of a thread, channels of a block, steps of a tile."""
 
 
-def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[ForwardPlan]:
+def forward_plans(
+    length: int, chunks: list[int], lanes: list[int], rows: int
+) -> list[ForwardPlan]:
+    """Plans with and without a bound on registers; `rows` are clips x channels x groups."""
     return [
         ForwardPlan(
             lanes=lane,
@@ -93,16 +97,19 @@ def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[Forw
             chunk_steps=chunk_steps(length, chunk),
             fma_exponentials=16 * per // lane * eighths // 8,
             unrolled=unrolled,
+            resident=resident,
         )
         for (lane, per, channels, steps), chunk in itertools.product(FORWARD_CUTS, chunks)
         if lane in lanes
-        for eighths in (0, 1, 2)
+        for eighths in (0, 1)
         for unrolled in ((1, 2) if lane <= 4 else (1,))
+        for resident in sorted({1, -(-rows * -(-length // chunk_steps(length, chunk)) // channels // 132)})
+        if resident * channels // per * lane <= 1024
     ]
 
 
 def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
-    cuts = [(4, 2), (2, 2), (4, 1), (8, 1), (2, 4), (1, 2), (8, 2)]
+    cuts = [(4, 2, 1), (4, 2, 2), (4, 2, 3), (4, 2, 4), (4, 2, 5), (8, 2, 1), (8, 2, 2), (4, 1, 4), (2, 2, 4), (2, 2, 6), (2, 2, 8)]
     return [
         BackwardPlan(
             warps=warps,
@@ -110,10 +117,11 @@ def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
             chunks=-(-length // chunk_steps(length, chunk)),
             chunk_steps=chunk_steps(length, chunk),
             fma_exponentials=fma,
+            resident=resident,
         )
         for chunk in chunks
-        for warps, per in cuts
-        for fma in (0, 1)
+        for warps, per, resident in cuts
+        for fma in (0,)
     ]
 
 
@@ -144,7 +152,9 @@ def main() -> None:
         *(
             backward_plans(given.length, given.chunks)
             if given.pass_ == "backward"
-            else forward_plans(given.length, given.chunks, given.lanes)
+            else forward_plans(
+                given.length, given.chunks, given.lanes, given.clips * given.channels * given.groups
+            )
         )
     ]
     with ThreadPoolExecutor(16) as pool:  # NVRTC compiles without holding the interpreter.

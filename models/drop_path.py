@@ -28,11 +28,16 @@ class DropPath(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [B, L, C] -> [B, L, C]."""
+        scale = self.scale(hidden)
+        return hidden if scale is None else hidden * scale.view(-1, 1, 1).to(hidden.dtype)
+
+    def scale(self, hidden: Tensor) -> Tensor | None:
+        """What each clip of hidden [B, L, C] is multiplied by, [B]; None where nothing is dropped."""
         if self.rate == 0.0 or not self.training:
-            return hidden
+            return None
         keep_rate = 1.0 - self.rate
         kept = torch.floor(keep_rate + self.draw(hidden.shape[0])) / keep_rate
-        return hidden * kept.view(-1, 1, 1).to(device=hidden.device, dtype=hidden.dtype)
+        return kept.to(hidden.device)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

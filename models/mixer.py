@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reelscan.models.directions import convolve_directions, merge_directions
 from reelscan.models.norm import at_least_float32
+from reelscan.models.scan_backend import default_backend
 from reelscan.models.selective_scan import selective_scan
 
 TIME_STEP_RANGE = (0.001, 0.1)
@@ -62,6 +63,31 @@ def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
     ).y
 
 
+def _runs_in_one(xz: Tensor) -> bool:
+    """Whether our GPU kernels do it all, from the convolution to the output projection."""
+    if xz.device.type != "cuda" or xz.dtype == torch.float64:
+        return False
+    return default_backend(xz.device, torch.float32)[0] == "cuda"
+
+
+def _mix_in_one(xz: Tensor, weights: DirectionWeights, out_weight: Tensor) -> Tensor:
+    # Only here, for it is of use beside a GPU alone.
+    from reelscan.models.cuda.mix_directions import mix_directions
+
+    mixed: Tensor = mix_directions(
+        xz,
+        weights.conv_weight,
+        weights.conv_bias,
+        weights.x_proj,
+        weights.dt_weight,
+        weights.dt_bias,
+        -torch.exp(at_least_float32(weights.A_log)),
+        weights.D,
+        out_weight,
+    )
+    return mixed
+
+
 class MambaMixer(nn.Module):
     """Mamba's mixer, one direction, in the published parameter names (Gu and Dao, 2023)."""
 
@@ -83,7 +109,10 @@ class MambaMixer(nn.Module):
         """hidden [B, L, C] -> [B, L, C]; in one direction a position sees itself and those before,
         in two all others.
         """
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        xz = self.in_proj(hidden)
+        if _runs_in_one(xz):
+            return _mix_in_one(xz, self._weights(), self.out_proj.weight)
+        x, z = xz.chunk(2, dim=-1)
         mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self._weights()), z))
         return mixed
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reelscan.models.scan_backend import default_backend
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is when it is wider."""
@@ -34,3 +36,34 @@ class LayerNorm(nn.LayerNorm):
         weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
         normalised = functional.layer_norm(wide, self.normalized_shape, weight, bias, self.eps)
         return normalised.to(self.weight.dtype)
+
+
+def add_and_norm(
+    stream: Tensor, added: Tensor | None, scale: Tensor | None, norm: RMSNorm | LayerNorm
+) -> tuple[Tensor, Tensor]:
+    """stream + scale added [B, L, C], and that normalised; with scale [B], by default ones.
+
+    Without `added` the stream is returned as it is. One pass over memory on a GPU.
+    """
+    if added is None:
+        return stream, norm(stream)
+    if isinstance(norm, RMSNorm) and _runs_in_one(stream, added):
+        # Only here, for it is of use beside a GPU alone.
+        from reelscan.models.cuda.add_norm import add_norm
+
+        total, normed, _ = add_norm(stream, added, scale, norm.weight, norm.epsilon)
+        return total, normed
+    if scale is not None:
+        added = added * scale.view(-1, 1, 1).to(added.dtype)
+    total = stream + added
+    return total, norm(total)
+
+
+def _runs_in_one(stream: Tensor, added: Tensor) -> bool:
+    """Whether our GPU kernel takes these: rows of whole fours that fit into shared memory."""
+    if stream.device.type != "cuda" or stream.dtype != torch.float32 or stream.dim() != 3:
+        return False
+    width = stream.shape[-1]
+    if added.dtype == torch.float64 or width % 4 or width > 1536:
+        return False
+    return default_backend(stream.device, torch.float32)[0] == "cuda"

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from reelscan.models.alignment_decoder import AlignmentDecoder
 from reelscan.models.drop_path import DropPath
 from reelscan.models.mixer import BidirectionalMixer
-from reelscan.models.norm import LayerNorm, RMSNorm, at_least_float32
+from reelscan.models.norm import LayerNorm, RMSNorm, add_and_norm, at_least_float32
 from reelscan.models.patch_embedding import PatchEmbedding
 from reelscan.models.pooling import pool_tokens
 from reelscan.models.positions import SHORT_AXIS_BASE, sincos_grid, sincos_table
@@ -64,7 +64,10 @@ class VisionOutput:
 
 
 class Block(nn.Module):
-    """stream + drop_path(mixer(norm(stream)))."""
+    """Adds what the block before made to the stream, and mixes the normalised sum.
+
+    The sum waits for the next block, so that adding and normalising take one pass over memory.
+    """
 
     def __init__(self, config: VideoMambaConfig, *, drop_path_rate: float) -> None:
         super().__init__()
@@ -77,10 +80,14 @@ class Block(nn.Module):
         self.norm = _norm(config)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, stream: Tensor) -> Tensor:
-        """stream [B, L, C] in float32 or wider -> the same."""
-        added: Tensor = self.drop_path(self.mixer(self.norm(stream)))
-        return stream + added
+    def forward(
+        self, stream: Tensor, added: Tensor | None, scale: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The stream before this block [B, L, C] in float32 or wider, what is to be added to it
+        [B, L, C], and that clip by clip times what [B], None meaning one."""
+        stream, normed = add_and_norm(stream, added, scale, self.norm)
+        mixed = self.mixer(normed)
+        return stream, mixed, self.drop_path.scale(mixed)
 
 
 POSITION_AMPLITUDE = 0.7
@@ -141,23 +148,28 @@ class VideoMamba(nn.Module):
             tokens = self._frames(clips) * (self.pos_embed.shape[1] - 1)
             _check_mask(mask, clips=clips.shape[0], tokens=tokens)
         stream = self._embed(clips, mask)
+        added: Tensor | None = None
+        scale: Tensor | None = None
         aligned = []
         for index, layer in enumerate(self.layers):
-            before = stream
             if index < self.config.checkpointed_blocks and torch.is_grad_enabled():
-                stream = checkpoint(layer, stream, use_reentrant=False)
+                stream, added, scale = checkpoint(layer, stream, added, scale, use_reentrant=False)
             else:
-                stream = layer(stream)
+                stream, added, scale = layer(stream, added, scale)
             if index in self.config.aligned_blocks:
-                aligned.append(self._alignment_stream(index, before=before, after=stream))
-        return VisionFeatures(tokens=self.norm(stream), aligned=tuple(aligned))
+                aligned.append(self._alignment_stream(index, stream, added, scale))
+        _, tokens = add_and_norm(stream, added, scale, self.norm)
+        return VisionFeatures(tokens=tokens, aligned=tuple(aligned))
 
-    def _alignment_stream(self, index: int, *, before: Tensor, after: Tensor) -> Tensor:
+    def _alignment_stream(
+        self, index: int, stream: Tensor, added: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         """Of the last layer the stream itself, of the others the normalised one: as published."""
-        if index < self.config.depth - 1:
-            normalised: Tensor = self.norm(after)
-            return normalised
-        return before if self.config.last_alignment_before_mixer else after
+        last = index == self.config.depth - 1
+        if last and self.config.last_alignment_before_mixer:
+            return stream
+        after, normalised = add_and_norm(stream, added, scale, self.norm)
+        return after if last else normalised
 
     def _embed(self, clips: Tensor, mask: Tensor | None) -> Tensor:
         """The stream [B, 1 + N_vis, C] that enters the first block."""

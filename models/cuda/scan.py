@@ -152,6 +152,7 @@ def run_forward(
         *_element_macros(inputs, tensors),
         *lane_macros,
         ("UNROLLED", plan.unrolled),
+        ("RESIDENT", plan.resident),
         ("GATED", int(z is not None)),
         ("ADDED", int(other is not None)),
         ("WRITES", int(outputs.y is not None)),
@@ -222,6 +223,7 @@ def run_backward(
         ("WARPS", plan.warps),
         ("PER", plan.per_thread),
         ("STEPS", CHECKPOINT_STEPS),
+        ("RESIDENT", plan.resident),
         ("FMA_EXPONENTIALS", plan.fma_exponentials),
     )
     values: dict[str, Value] = {

@@ -30,7 +30,7 @@ struct alignas(16) Shared {
     float sums[STEPS][WARPS][2 * PADDED];
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) scan_backward(Arguments p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Arguments p) {
     DYNAMIC_SHARED(Shared, shared);
 
     int tiles = (p.channels + CHANNELS - 1) / CHANNELS;

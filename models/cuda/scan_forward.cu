@@ -24,7 +24,7 @@ static_assert(STEPS * PER % (4 * LANES) == 0 && STEPS % TOGETHER == 0 && PER * T
 static_assert(CHANNELS % 4 == 0, "rows of a tile hold whole fours");
 static_assert(OWN * LANES <= PADDED, "the states of all lanes fit into a row");
 
-extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Arguments p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arguments p) {
     __shared__ __align__(16) float2 inputs[STEPS][CHANNELS];
     __shared__ __align__(16) float outputs[STEPS][CHANNELS + SKEW];
     __shared__ __align__(16) float states_in_out[2][STEPS][PADDED];

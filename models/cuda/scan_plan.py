@@ -5,7 +5,8 @@ Axes: G groups, B clips, L sequence length, D channels, S states.
 
 from dataclasses import dataclass
 
-CHECKPOINT_STEPS = 16
+import os
+CHECKPOINT_STEPS = int(os.environ.get("CK","16"))
 """Steps between states that the backward pass starts from again."""
 _WARPS_WANTED = 16
 """Warps a multiprocessor needs to keep its exponential units busy."""
@@ -41,6 +42,8 @@ class ForwardPlan:
     """Of a thread's states, those whose exponentials run on the multiply-add pipes."""
     unrolled: int = 1
     """Groups of steps that are written out one after another."""
+    resident: int = 1
+    """Blocks that must fit on a multiprocessor at once, which bounds their registers."""
 
     @property
     def threads(self) -> int:
@@ -59,6 +62,8 @@ class BackwardPlan:
     chunks: int
     chunk_steps: int
     fma_exponentials: int = 0
+    resident: int = 1
+    """Blocks that must fit on a multiprocessor at once, which bounds their registers."""
 
     @property
     def channels(self) -> int:
