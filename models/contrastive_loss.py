@@ -80,10 +80,20 @@ def contrastive_loss(
         raise ValueError(
             f"gathered_gradient is {gathered_gradient!r}; give 'true' or 'local_slice'"
         )
-    targets = _targets(len(video), len(columns_text), ids, columns_ids, row_offset, text.device)
+    if ids is None or columns_ids is None:
+        own = torch.arange(row_offset, row_offset + len(video), device=text.device)
+        targets = F.one_hot(own, len(columns_text)).float()
+    else:
+        targets = contrastive_targets(ids, columns_ids)
     video_to_text = frame_similarity(video, columns_text, temperature=temperature)
     text_to_video = frame_similarity(columns_video, text, temperature=temperature).T
     return (F.cross_entropy(video_to_text, targets) + F.cross_entropy(text_to_video, targets)) / 2
+
+
+def contrastive_targets(ids: Tensor, columns_ids: Tensor) -> Tensor:
+    """int64 [B] and [G] -> float32 [B, G]: each row shared evenly by the columns of its id."""
+    positive = (ids[:, None] == columns_ids[None, :]).float()
+    return positive / positive.sum(1, keepdim=True)
 
 
 def clamp_temperature_(
@@ -124,22 +134,6 @@ def _columns(
             f"give 0 to {total - len(video)}"
         )
     return all_video, all_text, all_ids
-
-
-def _targets(
-    rows: int,
-    columns: int,
-    ids: Tensor | None,
-    columns_ids: Tensor | None,
-    row_offset: int,
-    device: torch.device,
-) -> Tensor:
-    """[rows, columns] float32, each row shared evenly by its positives."""
-    if ids is None or columns_ids is None:
-        own = torch.arange(row_offset, row_offset + rows, device=device)
-        return F.one_hot(own, columns).float()
-    positive = (ids[:, None] == columns_ids[None, :]).float()
-    return positive / positive.sum(1, keepdim=True)
 
 
 def _only_local_gradient(local: Tensor, gathered: Tensor, row_offset: int) -> Tensor:

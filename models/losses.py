@@ -4,6 +4,7 @@ from reelscan.models.alignment_loss import alignment_loss
 from reelscan.models.contrastive_loss import (
     clamp_temperature_,
     contrastive_loss,
+    contrastive_targets,
     frame_similarity,
 )
 from reelscan.models.masked_language_loss import (
@@ -31,6 +32,7 @@ __all__ = [
     "alignment_loss",
     "clamp_temperature_",
     "contrastive_loss",
+    "contrastive_targets",
     "draw_masking",
     "draw_negatives",
     "frame_similarity",

@@ -22,6 +22,7 @@ from reelscan.models.losses import (
     masked_language_loss,
     matching_loss,
     matching_pairs,
+    uniform_negative_weights,
 )
 from reelscan.models.masked_language_loss import NOT_ASKED
 from reelscan.models.masks import (
@@ -42,6 +43,7 @@ from reelscan.pretrain.distributed import (
     joined_rank,
     share_of_mean,
 )
+from reelscan.pretrain.loss_options import LossOptions
 from reelscan.pretrain.pretrain_config import LossWeights, MaskConfig
 
 POSITION_MASKS = {
@@ -104,6 +106,7 @@ class Objective(nn.Module):
         tokenizer: Tokenizer,
         losses: LossWeights,
         mask: MaskConfig,
+        options: LossOptions | None = None,
         masked_language_probability: float = 0.5,
     ) -> None:
         super().__init__()
@@ -115,6 +118,7 @@ class Objective(nn.Module):
         self.tokenizer = tokenizer
         self.losses = losses
         self.mask = mask
+        self.options = options or LossOptions()
         self.masked_language_probability = masked_language_probability
 
     def forward(self, batch: TrainingBatch, draws: Draws | None = None) -> LossParts:
@@ -123,9 +127,8 @@ class Objective(nn.Module):
         self.model.clamp_temperature()
         taught = self._teach(batch.clips)
         mask = draws.mask if draws.mask is not None else self._draw_mask(batch.clips, taught)
-        vision = self.model.encode_vision(
-            batch.clips, mask, keep_temporal=self.mask.kind in ("none", "tube")
-        )
+        each_frame = self.options.each_frame and self.mask.kind in ("none", "tube")
+        vision = self.model.encode_vision(batch.clips, mask, keep_temporal=each_frame)
         alignment = contrastive = matching = masked_language = batch.clips.new_zeros(())
         if self.losses.alignment:
             alignment = self._alignment(vision, taught, mask)
@@ -174,7 +177,12 @@ class Objective(nn.Module):
         if mask is not None:
             layers, clips, _, width = features.shape
             features = features[:, ~mask].view(layers, clips, -1, width)
-        return alignment_loss(vision.alignment, features)
+        return alignment_loss(
+            vision.alignment,
+            features,
+            kind=self.options.alignment_distance,
+            normalise=self.options.alignment_normalise,
+        )
 
     def _pair_losses(
         self, vision: VisionOutput, batch: TrainingBatch, draws: Draws
@@ -195,15 +203,19 @@ class Objective(nn.Module):
 
     def _contrastive(self, video: Tensor, text: Tensor, sample_ids: Tensor) -> Tensor:
         """Rows of this process against columns of all: [B, T, E] and [B, E] -> scalar."""
+        gather_columns = (
+            gather_with_gradients if self.options.contrastive_gradient == "true" else gather
+        )
         return contrastive_loss(
             video,
             text,
             temperature=self.model.temp,
             ids=sample_ids,
-            all_video=gather_with_gradients(video),
-            all_text=gather_with_gradients(text),
+            all_video=gather_columns(video),
+            all_text=gather_columns(text),
             all_ids=gather(sample_ids),
             row_offset=joined_rank() * len(video),
+            gathered_gradient=self.options.contrastive_gradient,
         )
 
     def _matching(
@@ -216,8 +228,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Own pairs against hard negatives; similarity [B, B] is videos by captions."""
         ids = batch.sample_ids
-        videos = draws.video_negatives or draw_negatives(hard_negative_weights(similarity.T, ids))
-        texts = draws.text_negatives or draw_negatives(hard_negative_weights(similarity, ids))
+        videos = draws.video_negatives or self._draw_negatives(similarity.T, ids)
+        texts = draws.text_negatives or self._draw_negatives(similarity, ids)
         pairs = matching_pairs(videos, texts)
         logits = self.model.match(
             hidden[pairs.text_rows],
@@ -225,6 +237,20 @@ class Objective(nn.Module):
             vision.tokens[pairs.video_rows],
         )
         return matching_loss(logits, pairs)
+
+    def _draw_negatives(self, similarity: Tensor, ids: Tensor) -> Negatives:
+        """A column for each row of [B, B]. Raises ValueError where the published way fails."""
+        if self.options.negatives == "random":
+            return draw_negatives(uniform_negative_weights(ids))
+        weights = hard_negative_weights(similarity, ids, exclude=self.options.negative_weights)
+        drawn = draw_negatives(weights)
+        if self.options.negative_weights == "after_softmax" and not bool(drawn.exists.all()):
+            raise ValueError(
+                f"{int((~drawn.exists).sum())} of {len(ids)} samples have no negative of a weight "
+                "above 0, and the published training stops here; set loss_options.negative_weights "
+                "to before_softmax, which does not"
+            )
+        return drawn
 
     def _masked_language(self, vision: VisionOutput, text: TokenBatch, draws: Draws) -> Tensor:
         tokenizer = self.tokenizer
@@ -239,6 +265,8 @@ class Objective(nn.Module):
         hidden = self.model.encode_text(masked.input_ids, text.attention_mask)
         fused = self.model.fuse(hidden, text.attention_mask, vision.tokens)
         loss = masked_language_loss(fused, masked.labels, head=self.model.predict_tokens)
+        if self.options.masked_language_mean == "local":
+            return loss
         return loss * share_of_mean((masked.labels != NOT_ASKED).sum())
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from reelscan.models.video_text import VideoTextConfig
+from reelscan.pretrain.loss_options import LossOptions
+from reelscan.pretrain.published import published_options
 
 MaskKind = Literal["none", "random", "tube", "clip_row", "frame_row", "attention"]
 MASK_KINDS: tuple[MaskKind, ...] = (
@@ -94,6 +96,9 @@ class DataConfig:
     """Tokens of a caption, [CLS] and [SEP] included; longer ones are cut."""
     vocabulary: Path | None = None
     """WordPiece vocabulary, one token a line; none: that of bert-base-uncased."""
+    sample_ids: Literal["unique", "per_corpus"] = "unique"
+    """What tells samples apart. per_corpus (as published) only looks at the number in the set, so
+    that samples of different sets become each other's positives."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
@@ -108,6 +113,8 @@ class DataConfig:
             )
         if self.sampling not in ("random", "middle"):
             raise ValueError(f"sampling is {self.sampling!r}; choose random or middle")
+        if self.sample_ids not in ("unique", "per_corpus"):
+            raise ValueError(f"sample_ids is {self.sample_ids!r}; choose unique or per_corpus")
         low, high = self.crop_scale
         if not 0.0 < low <= high <= 1.0:
             raise ValueError(f"crop_scale is {self.crop_scale}; give 0 < smallest <= largest <= 1")
@@ -159,8 +166,10 @@ class RunConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of products in the networks (weights, sums and losses stay fp32); auto: bf16 on a GPU."""
+    precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = "auto"
+    """Of products in the networks (weights, sums and losses stay fp32); auto: bf16 on a GPU.
+    bf16_weights (as published): every weight is rounded too, state matrices and temperature
+    included; only the optimiser keeps them in fp32."""
     seed: int = 0
     """Of the initial weights, the order of the data and everything random in a step."""
     checkpoint_every: int = 1000
@@ -177,8 +186,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}; choose auto, cpu or cuda")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}; choose auto, fp32 or bf16")
+        if self.precision not in ("auto", "fp32", "bf16", "bf16_weights"):
+            raise ValueError(
+                f"precision is {self.precision!r}; choose auto, fp32, bf16 or bf16_weights"
+            )
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
@@ -194,6 +205,8 @@ class PretrainConfig:
     """What is learned from."""
     losses: LossWeights = field(default_factory=LossWeights)
     """What is learned."""
+    loss_options: LossOptions = field(default_factory=LossOptions)
+    """How it is measured."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     """What is hidden."""
     masked_language_probability: float = 0.5
@@ -214,8 +227,14 @@ class PretrainConfig:
     """What is taken from the initial model."""
     initial_text_encoder: Path | None = None
     """Weight file of a Hugging Face BERT to start the text encoder from."""
+    published: bool = False
+    """Train exactly as published, defects included: sets every option that docs/differences.md
+    lists to its published value, whatever it was."""
 
     def __post_init__(self) -> None:
+        if self.published:
+            for name, value in published_options(self).items():
+                object.__setattr__(self, name, value)
         lengths = [length for length in (self.epochs, self.steps) if length is not None]
         if len(lengths) != 1 or lengths[0] < 1:
             raise ValueError(

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -69,7 +70,8 @@ class Sample:
     caption: str
     """One of them, drawn anew each epoch."""
     sample_id: int
-    """Below 2**63; the same for the same sample in every epoch, in no other corpus."""
+    """Below 2**63; the same for the same sample in every epoch, in no other corpus unless asked
+    for (`sample_ids`)."""
     source: str
     """Shard and key, for messages."""
 
@@ -85,6 +87,7 @@ class ShardDataset(IterableDataset[Sample]):
     `cache_bytes`: above 0, results of `decode` are kept in memory, in each worker up to this many
     bytes, and its random choices with them; `augment` still sees each clip anew each epoch. Every
     worker then keeps its shards over the epochs.
+    `sample_ids`: "unique" over all corpora, or "per_corpus" by the key in the corpus alone.
     `rank`, `world_size`: number of this process and count of processes; by default those of
     torch.distributed, if it is in use. Shards are dealt to processes, then to workers.
     """
@@ -101,6 +104,7 @@ class ShardDataset(IterableDataset[Sample]):
         shuffle_samples: int = 1_000,
         shuffle_bytes: int = 256_000_000,
         cache_bytes: int = 0,
+        sample_ids: Literal["unique", "per_corpus"] = "unique",
         allow_pipe: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -117,6 +121,7 @@ class ShardDataset(IterableDataset[Sample]):
             )
         self._decode = decode if decode is not None else ClipDecoder()
         self._augment = augment
+        self._ids_per_corpus = sample_ids == "per_corpus"
         self._shuffle = shuffle
         self._shuffle_samples = shuffle_samples
         self._shuffle_bytes = shuffle_bytes
@@ -232,7 +237,9 @@ class ShardDataset(IterableDataset[Sample]):
             clip_uint8=clip,
             captions=captions,
             caption=captions[drawn],
-            sample_id=_seed(self.corpus.name, source),
+            sample_id=(
+                _seed(sample.key) if self._ids_per_corpus else _seed(self.corpus.name, source)
+            ),
             source=source,
         )
 

@@ -157,6 +157,7 @@ class _Run:
             tokenizer=self.tokenizer,
             losses=config.losses,
             mask=config.mask,
+            options=config.loss_options,
             masked_language_probability=config.masked_language_probability,
         )
         self.take_step = TrainStep(

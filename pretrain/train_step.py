@@ -12,6 +12,7 @@ from reelscan.pretrain.distributed import Processes, averaging_gradients, mean_o
 from reelscan.pretrain.objective import Objective, TrainingBatch
 from reelscan.pretrain.optimizer import build_optimizer
 from reelscan.pretrain.pretrain_config import PretrainConfig
+from reelscan.pretrain.rounded_weights import RoundedWeights
 from reelscan.pretrain.schedule import learning_rate_factor
 
 LOSS_NAMES = ("total", "alignment", "contrastive", "matching", "masked_language")
@@ -56,7 +57,10 @@ class TrainStep:
             weight_decay=config.optimizer.weight_decay,
             published_decay=config.optimizer.published_decay,
         )
-        self._parallel = averaging_gradients(objective, processes)
+        rounds = config.run.precision == "bf16_weights"
+        self._parallel = averaging_gradients(
+            RoundedWeights(objective) if rounds else objective, processes
+        )
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._settings = config.optimizer
         self._seed = config.run.seed

@@ -135,6 +135,7 @@ def _open_set(
         augment=_view(data, size=size),
         seed=config.run.seed,
         cache_bytes=data.cache_bytes,
+        sample_ids=data.sample_ids,
         rank=processes.rank,
         world_size=processes.count,
     )
