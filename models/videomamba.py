@@ -109,6 +109,7 @@ class VideoMamba(nn.Module):
         self.patch_embed = PatchEmbedding(config)
         last = max(1, config.depth - 1)
         rates = [config.drop_path_rate * index / last for index in range(config.depth)]
+        rates[-1] = config.drop_path_rate  # also of a single block, as published
         self.layers = nn.ModuleList(Block(config, drop_path_rate=rate) for rate in rates)
         self.norm = _norm(config)
         self.pool_norm = nn.LayerNorm(config.width, eps=1e-5)

@@ -72,6 +72,21 @@ def test_loss_and_gradients_are_those_of_one_process_with_the_whole_batch(result
             torch.testing.assert_close(together[name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_published_options_bring_back_the_published_gradients_and_mean(results):
+    """With two processes half of the encoders' gradient, and all of the temperature's."""
+    alone = load_file(results / "published-1-0.safetensors")
+    for rank in range(2):
+        together = load_file(results / f"published-2-{rank}.safetensors")
+        assert together.keys() == alone.keys()
+        for name, expected in alone.items():
+            share = 1.0 if name in ("temp", "masked_language", "over_all") else 0.5
+            torch.testing.assert_close(
+                together[name], share * expected, atol=1e-5, rtol=1e-4, msg=name
+            )
+    assert alone["vision_proj.weight"].abs().max() > 1e-3
+    assert abs(alone["masked_language"] - alone["over_all"]) > 1e-3
+
+
 def test_a_run_of_two_processes_learns_what_one_learns(results):
     """Also: all stop together, one writes, and the run can be resumed."""
     alone, together = (read_metrics(results / f"run-{count}/metrics.jsonl") for count in (1, 2))

@@ -24,6 +24,7 @@ from reelscan.pretrain.distributed import (
     joined_processes,
     mean_over_processes,
 )
+from reelscan.pretrain.loss_options import LossOptions
 from reelscan.pretrain.objective import Draws, Objective, TrainingBatch
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
@@ -58,7 +59,12 @@ config = VideoTextConfig(
 )
 
 
-def build(losses):
+CONTRASTIVE = LossWeights(alignment=0.0, matching=0.0, masked_language=0.0)
+MASKED_LANGUAGE = LossWeights(alignment=0.0, matching=0.0, contrastive=0.0)
+PUBLISHED = LossOptions(contrastive_gradient="local_slice", masked_language_mean="local")
+
+
+def build(losses, options=None):
     torch.manual_seed(0)
     model = VideoTextModel(config)
     torch.manual_seed(1)
@@ -66,7 +72,12 @@ def build(losses):
         ClipVisionConfig(image_size=16, patch_size=8, width=16, layers=1, heads=2, output_dim=12)
     )
     return Objective(
-        model, teacher=teacher, tokenizer=tokenizer, losses=losses, mask=MaskConfig(kind="tube")
+        model,
+        teacher=teacher,
+        tokenizer=tokenizer,
+        losses=losses,
+        mask=MaskConfig(kind="tube"),
+        options=options,
     )
 
 
@@ -143,6 +154,34 @@ def full_step():
     return step, total.detach()
 
 
+def published_steps(processes):
+    """Contrastive gradients as published, beside the true ones of one process; and the masked
+    language loss as published, which one process takes as the mean of two halves, and ours."""
+    step = build(CONTRASTIVE, PUBLISHED)
+    words_only, ours = build(MASKED_LANGUAGE, PUBLISHED), build(MASKED_LANGUAGE)
+    batch, draws = whole_step()
+    if processes.count == 1:
+        step(batch, draws).total.backward()
+        halves = [words_only(*rows(batch, draws, start, start + 3)).total for start in (0, 3)]
+        masked_language = sum(halves).detach() / 2
+        over_all = ours(batch, draws).total.detach()
+    else:
+        own = rows(batch, draws, 3 * processes.rank, 3 * processes.rank + 3)
+        shared = averaging_gradients(step, processes)
+        shared(*own).total.backward()
+        masked_language = mean_over_processes(words_only(*own).total)
+        over_all = mean_over_processes(ours(*own).total)
+    return {**gradients(step), "masked_language": masked_language, "over_all": over_all}
+
+
+def gradients(step):
+    return {
+        name: parameter.grad
+        for name, parameter in step.model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
 class HalfSource:
     """Eight clips in batches of eight over all processes; each reads its own part of them."""
 
@@ -201,13 +240,9 @@ def main(folder):
             step, total = half_step(processes)
         else:
             step, total = full_step()
-        gradients = {
-            name: parameter.grad
-            for name, parameter in step.model.named_parameters()
-            if parameter.grad is not None
-        }
         name = f"{processes.count}-{processes.rank}.safetensors"
-        save_file({**gradients, "total": total}, folder / name)
+        save_file({**gradients(step), "total": total}, folder / name)
+        save_file(published_steps(processes), folder / f"published-{name}")
 
 
 if __name__ == "__main__":
