@@ -72,13 +72,17 @@ def retrieval_metrics(
 ) -> RetrievalMetrics:
     """All metrics of one direction; raises as `ranks` does, and when there is no query."""
     scores = np.asarray(similarity)
-    found = ranks(scores, targets)
+    return metrics_of_ranks(ranks(scores, targets), candidates=scores.shape[1])
+
+
+def metrics_of_ranks(found: NDArray[np.int64], *, candidates: int) -> RetrievalMetrics:
+    """All metrics of one direction from ranks [Q] among so many candidates."""
     if len(found) == 0:
         raise ValueError("there are no queries, so there is nothing to measure")
     recall_at_1, recall_at_5, recall_at_10 = (recall_at_k(found, k) for k in RECALL_DEPTHS)
     return RetrievalMetrics(
         queries=len(found),
-        candidates=scores.shape[1],
+        candidates=candidates,
         recall_at_1=recall_at_1,
         recall_at_5=recall_at_5,
         recall_at_10=recall_at_10,

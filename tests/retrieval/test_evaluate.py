@@ -114,7 +114,7 @@ def test_broken_videos_can_be_left_out_with_their_captions(root):
 
 
 def test_videos_that_open_but_do_not_decode_are_found_too(root, monkeypatch):
-    import reelscan.retrieval.evaluate as module
+    import reelscan.retrieval.embed_set as module
     from reelscan.video.errors import VideoError
 
     whole = module.read_whole
@@ -160,7 +160,9 @@ def test_progress_reaches_the_total_in_each_stage(root):
     seen = []
     run(root, rerank_top=2, on_progress=seen.append)
     last = {one.stage: (one.done, one.total) for one in seen}
-    assert list(last) == ["checking videos", "embedding videos", "matching pairs"]
+    assert list(last) == [
+        *("checking videos", "embedding videos", "embedding texts", "matching pairs"),
+    ]
     assert all(done == total > 0 for done, total in last.values())
 
 
@@ -181,11 +183,7 @@ def test_bad_settings_are_refused_before_any_work(root, bad):
     assert encoder.clips_seen == 0
 
 
-def test_a_scratch_folder_is_left_clean_and_its_space_is_checked(root, tmp_path, monkeypatch):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    run(root, rerank_top=2, scratch_folder=scratch)
-    assert list(scratch.iterdir()) == []
+def test_the_space_for_features_is_checked(root, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ValueError, match="scratch_folder"):
-        run(root, rerank_top=2, scratch_folder=scratch)
+    with pytest.raises(ValueError, match="--cache"):
+        run(root, cache_folder=tmp_path / "features")
