@@ -28,7 +28,7 @@ def write_recall_plot(
     """Write a PNG: a line a ranking of each encoder, what is published, and chance. Atomic."""
     if not reports:
         raise ValueError("there is no evaluation to plot; give at least one")
-    figure = Figure(figsize=(11, 5), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(11, 5.6), dpi=110, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     first = next(iter(reports.values()))
     for axes, direction, title in (
@@ -46,11 +46,15 @@ def write_recall_plot(
         _add_chance(axes, first, direction, deepest)
         axes.set_title(title)
         axes.set_xscale("log")
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= deepest]
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.minorticks_off()
         axes.set_xlabel("k")
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
     left.set_ylabel("recall at k, percent")
-    right.legend(fontsize=8, loc="lower right")
+    lines, labels = right.get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{benchmark.title} {benchmark.split}".strip())
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

@@ -29,13 +29,17 @@ class WorstQuery:
 
 
 def worst_queries(report: EvaluationReport, count: int) -> list[WorstQuery]:
-    """The `count` texts with the worst ranks, worst first, by the report's best ranking."""
+    """The `count` texts with the worst ranks, worst first, by the report's best ranking.
+
+    Videos that were no candidates for reranking all rank last; the embedding orders those.
+    """
     if count < 1:
         raise ValueError(f"the number of worst queries is {count}; give at least 1")
     scores = report.scores
     all_scores = scores.reranked.text_to_video if scores.reranked else scores.similarity
     ranks = report.best.text_to_video.ranks
-    worst = np.argsort(-ranks, kind="stable")[:count]
+    by_embedding = next(one for one in report.rankings if one.name == "embedding")
+    worst = np.lexsort((-by_embedding.text_to_video.ranks, -ranks))[:count]
     queries = []
     for text in worst.tolist():
         own = all_scores[text]

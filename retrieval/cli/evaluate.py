@@ -129,16 +129,16 @@ def main(arguments: list[str]) -> int:
     label, report = next(iter(reports.items()))
     order = order_of_pairs(report, pairs) if pairs is not None else None
     folder = command.to or Path("evaluations") / benchmark.name
-    worst = save_evaluation(folder, benchmark, reports, order=order, worst=command.worst)
+    saved = save_evaluation(folder, benchmark, reports, order=order, worst=command.worst)
     if command.json:
         others = {name: summary(one, None) for name, one in reports.items() if name != label}
-        print(as_json({**summary(report, order), "worst": worst, "compared": others}))
+        print(as_json({**summary(report, order), "worst": saved.worst, "compared": others}))
         return 0
     print(f"{benchmark.title} {benchmark.split}".strip() + f", {label}")
     print(table(report, order, published=benchmark.published))
     if len(reports) > 1:
         print(f"\n{comparison(reports)}")
-    print(f"\nwritten to {folder}: {', '.join(sorted(one.name for one in folder.iterdir()))}")
+    print(f"\nwritten to {folder}: {', '.join(saved.files)}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reelscan import __version__
@@ -17,6 +18,16 @@ from reelscan.retrieval.worst_queries import WorstQuery, worst_queries, write_wo
 PLOT = "recall.png"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedEvaluation:
+    """What was written."""
+
+    files: tuple[str, ...]
+    """Names in the folder."""
+    worst: dict[str, list[WorstQuery]]
+    """Each model's worst queries, if asked for."""
+
+
 def save_evaluation(
     folder: Path,
     benchmark: Benchmark,
@@ -24,11 +35,8 @@ def save_evaluation(
     *,
     order: OrderReport | None,
     worst: int | None,
-) -> dict[str, list[WorstQuery]]:
-    """Write everything, each file atomically; returns each model's worst queries if asked for.
-
-    order: of the first model.
-    """
+) -> SavedEvaluation:
+    """Write everything, each file atomically; `order` is that of the first model."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[WorstQuery]] = {}
     pictures = [PLOT]
@@ -51,7 +59,7 @@ def save_evaluation(
     write_atomically(folder / "report.json", as_json(content).encode())
     page = markdown(benchmark, reports, pictures=pictures)
     write_atomically(folder / "report.md", page.encode())
-    return found
+    return SavedEvaluation(files=("report.md", "report.json", *pictures), worst=found)
 
 
 def _file_name(name: str) -> str:

@@ -19,6 +19,11 @@ WHOLE_SET_NOTE = (
     "with the other rows"
 )
 _NAME_WIDTH = 44
+_RERANKED_NOTE = (
+    "Reranked by the matching head among the best candidates by embedding. Under the published "
+    "rule what is no candidate scores alike, so a query whose target is none of them ranks last; "
+    "that shows in the median and mean rank."
+)
 
 
 def order_of_pairs(report: EvaluationReport, pairs: Sequence[VideoPair]) -> OrderReport:
@@ -167,6 +172,9 @@ def markdown(
             f"{chance.recall_at_10:.1f} | {chance.median_rank:.1f} | {chance.mean_rank:.1f} |"
         )
     lines += ["", WHOLE_SET_NOTE.replace("*", "\\*", 1) + "."]
+    if first.reranked is not None:
+        lines.append("")
+        lines.append(_RERANKED_NOTE)
     notices = list(dict.fromkeys(note for one in reports.values() for note in one.notices))
     if first.left_out:
         notices.append(f"{len(first.left_out)} videos that are missing or broken were left out")
