@@ -1,6 +1,6 @@
 """Times the scan kernels cut in different ways, to choose what scan_plan.py says. Needs a GPU.
 
-    python benchmarks/scan_tuning.py forward --clips 64 --length 1569
+python benchmarks/scan_tuning.py forward --clips 64 --length 1569
 """
 
 import argparse
@@ -59,19 +59,25 @@ def chunk_steps(length: int, chunks: int) -> int:
 
 
 FORWARD_CUTS = [
+    (1, 1, 32, 8),
+    (1, 1, 32, 16),
     (1, 1, 64, 8),
     (1, 1, 64, 16),
+    (2, 1, 16, 16),
     (2, 1, 32, 16),
-    (2, 1, 64, 8),
     (2, 1, 64, 16),
+    (2, 1, 128, 16),
+    (2, 2, 32, 8),
+    (2, 2, 32, 16),
     (2, 2, 64, 8),
-    (2, 2, 64, 16),
+    (4, 1, 8, 16),
     (4, 1, 16, 16),
     (4, 1, 32, 16),
+    (4, 2, 16, 8),
     (4, 2, 32, 8),
-    (4, 2, 64, 8),
+    (4, 2, 32, 16),
+    (4, 4, 32, 8),
     (4, 4, 64, 8),
-    (4, 4, 64, 16),
     (8, 1, 8, 32),
     (8, 1, 16, 32),
     (8, 2, 16, 16),
@@ -83,9 +89,7 @@ FORWARD_CUTS = [
 """Lanes, channels of a thread, channels of a block, steps of a tile."""
 
 
-def forward_plans(
-    length: int, chunks: list[int], lanes: list[int], rows: int
-) -> list[ForwardPlan]:
+def forward_plans(length: int, chunks: list[int], lanes: list[int], rows: int) -> list[ForwardPlan]:
     """Plans with and without a bound on registers; `rows` are clips x channels x groups."""
     return [
         ForwardPlan(
@@ -103,13 +107,27 @@ def forward_plans(
         if lane in lanes
         for eighths in (0, 1)
         for unrolled in ((1, 2) if lane <= 4 else (1,))
-        for resident in sorted({1, -(-rows * -(-length // chunk_steps(length, chunk)) // channels // 132)})
+        for resident in sorted(
+            {1, -(-rows * -(-length // chunk_steps(length, chunk)) // channels // 132)}
+        )
         if resident * channels // per * lane <= 1024
     ]
 
 
 def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
-    cuts = [(4, 2, 1), (4, 2, 2), (4, 2, 3), (4, 2, 4), (4, 2, 5), (8, 2, 1), (8, 2, 2), (4, 1, 4), (2, 2, 4), (2, 2, 6), (2, 2, 8)]
+    cuts = [
+        (4, 2, 1),
+        (4, 2, 2),
+        (4, 2, 3),
+        (4, 2, 4),
+        (4, 2, 5),
+        (8, 2, 1),
+        (8, 2, 2),
+        (4, 1, 4),
+        (2, 2, 4),
+        (2, 2, 6),
+        (2, 2, 8),
+    ]
     return [
         BackwardPlan(
             warps=warps,

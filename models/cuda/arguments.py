@@ -1,36 +1,30 @@
 """The arguments of a kernel: declared once, in C, for the kernel and for Python alike."""
 
-import ctypes
+from __future__ import annotations
+
+import struct
 from collections.abc import Mapping
 from functools import cache
+from operator import itemgetter
 
 from torch import Tensor
 
 Value = Tensor | int | float | None
 """A tensor is passed as the address of its first element, None as a null pointer."""
 
-_C_TYPES: dict[str, type] = {
-    "int": ctypes.c_int,
-    "long long": ctypes.c_longlong,
-    "float": ctypes.c_float,
-}
+_FORMATS = {"int": "i", "long long": "q", "float": "f"}
 
 
 @cache
-def argument_fields(declarations: str) -> tuple[tuple[str, type], ...]:
-    """Names and types of "const float* A; int clips;", in order."""
-    fields = []
+def _layout(declarations: str) -> tuple[struct.Struct, itemgetter[str], int]:
+    """How C lays out "const float* A; int clips;", and its names in order."""
+    names, formats = [], ""
     for declaration in declarations.replace("\n", " ").split(";"):
         if declaration.strip():
             kind, _, name = declaration.strip().rpartition(" ")
-            fields.append((name, ctypes.c_void_p if kind.endswith("*") else _C_TYPES[kind]))
-    return tuple(fields)
-
-
-@cache
-def argument_structure(declarations: str) -> type[ctypes.Structure]:
-    """The C structure as ctypes lays it out."""
-    return type("Arguments", (ctypes.Structure,), {"_fields_": list(argument_fields(declarations))})
+            names.append(name)
+            formats += "P" if kind.endswith("*") else _FORMATS[kind]
+    return struct.Struct(f"@{formats}"), itemgetter(*names), len(names)
 
 
 def structure_source(declarations: str) -> str:
@@ -38,14 +32,14 @@ def structure_source(declarations: str) -> str:
     return f"struct Arguments {{ {declarations} }};\n"
 
 
-def pack_arguments(declarations: str, values: Mapping[str, Value]) -> ctypes.Structure:
+def pack_arguments(declarations: str, values: Mapping[str, Value]) -> bytes:
     """The filled structure. Every declared name needs a value, and no other may be given."""
-    fields = argument_fields(declarations)
-    assert {name for name, _ in fields} == values.keys(), (
-        f"declared {sorted(name for name, _ in fields)}, given {sorted(values)}"
-    )
-    return argument_structure(declarations)(*(_plain(values[name]) for name, _ in fields))
+    layout, in_order, count = _layout(declarations)
+    assert len(values) == count, f"declared {declarations}, given {sorted(values)}"
+    return layout.pack(*[_plain(value) for value in in_order(values)])
 
 
-def _plain(value: Value) -> int | float | None:
-    return value.data_ptr() if isinstance(value, Tensor) else value
+def _plain(value: Value) -> int | float:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    return 0 if value is None else value

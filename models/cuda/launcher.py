@@ -73,7 +73,10 @@ def in_fours(tensor: torch.Tensor) -> bool:
     """Whether rows can be read four elements at a time."""
     if tensor.shape[-1] % 4 or tensor.data_ptr() % (4 * tensor.element_size()):
         return False
-    return all(stride % 4 == 0 for stride in tensor.stride()[:-1])
+    for stride in tensor.stride()[:-1]:
+        if stride % 4:
+            return False
+    return True
 
 
 def _make_current(index: int) -> None:
@@ -115,7 +118,7 @@ class _LoadedKernel:
             _check(attribute(self._function, _DYNAMIC_SHARED_BYTES, shared_bytes), "set up")
             self._shared_bytes = shared_bytes
         arguments = pack_arguments(self._source.arguments, values)
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        parameters = (ctypes.c_char_p * 1)(arguments)
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._index).cuda_stream)
         how = (blocks, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, None)
         result = library.cuLaunchKernel(self._function, *how)

@@ -22,6 +22,7 @@ from reelscan.models.cuda.scan import (
     run_backward,
     run_forward,
 )
+from reelscan.models.cuda.scan_plan import plan_forward
 
 SECOND_REVERSED = 0b10
 """Of the scan's groups, the second runs against the sequence."""
@@ -88,11 +89,23 @@ def _prepare(
 
 def _scan_all(scan: ScanInputs, *, z: Tensor | None, checkpoints: Tensor | None = None) -> Tensor:
     """The directions summed [B, L, D], gated where z is given."""
-    groups = scan.u.shape[0]
+    groups, clips, length, channels, states = scan.sizes
+    gate = None if z is None else z.unsqueeze(0).expand(groups, -1, -1, -1)
+    plan = plan_forward(
+        sequences=groups * clips,
+        length=length,
+        channels=channels,
+        states=states,
+        multiprocessors=scan.multiprocessors(),
+    )
+    if groups == 2 and plan.chunks == 1 and scan.u.is_cuda:
+        y = torch.empty(1, *scan.u.shape[1:], dtype=scan.u.dtype, device=scan.u.device)
+        outputs = ForwardOutputs(y=y, checkpoints=checkpoints)
+        run_forward(scan, outputs, z=gate, meets=True, plan=plan)
+        return y[0]
     earlier: Tensor | None = None
     for group in range(groups):
         y = torch.empty(1, *scan.u.shape[1:], dtype=scan.u.dtype, device=scan.u.device)
-        gate = z.unsqueeze(0).expand(groups, -1, -1, -1) if z is not None else None
         run_forward(
             scan,
             ForwardOutputs(y=y, checkpoints=checkpoints),

@@ -6,6 +6,7 @@ Everything lies in the order of the sequence, also what belongs to a reversed gr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ FORWARD = KernelSource(
     + """
     const element* z; long long z_group; long long z_clip; long long z_row; const element* other;
     const float* start; element* y; float* last; float* checkpoints; int checkpoint_tiles;
+    int* meetings;
     """,
 )
 _CARRY_ARGUMENTS = _SHARED_ARGUMENTS + "const float* initial; float* carry; float* times;"
@@ -85,9 +87,16 @@ class ScanInputs:
         return groups, clips, length, channels, self.A.shape[-1]
 
     def multiprocessors(self) -> int:
-        if self.u.device.type != "cuda":
-            return 132
-        return torch.cuda.get_device_properties(self.u.device).multi_processor_count
+        """Of the device; an H100's where the kernels are emulated."""
+        return multiprocessors_of(self.u.device)
+
+
+@cache
+def multiprocessors_of(device: torch.device) -> int:
+    """How many the device has."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +138,14 @@ def run_forward(
     z: Tensor | None = None,
     other: Tensor | None = None,
     group: int | None = None,
+    meets: bool = False,
     plan: ForwardPlan | None = None,
 ) -> None:
     """Scan all groups, or the one that is named, from `start` [G, B, D, S] or zero.
 
     What is written to y is (scan + D u + other) silu(z), with z [G, B, L, D] and other [B, L, D]
-    where given.
+    where given. With `meets` two opposite groups write their sum to y [1, B, L, D], in one launch;
+    that wants a plan of one chunk.
     """
     groups, clips, length, channels, states = inputs.sizes
     scanned = groups if group is None else 1
@@ -156,6 +167,7 @@ def run_forward(
         ("GATED", int(z is not None)),
         ("ADDED", int(other is not None)),
         ("WRITES", int(outputs.y is not None)),
+        ("MEETS", int(meets)),
         ("CHECKPOINT", CHECKPOINT_STEPS if outputs.checkpoints is not None else 0),
     )
     z_strides = (0, 0, 0) if z is None else z.stride()[:3]
@@ -171,10 +183,15 @@ def run_forward(
         "last": outputs.last,
         "checkpoints": outputs.checkpoints,
         "checkpoint_tiles": _checkpoint_tiles(length),
+        "meetings": None,
     }
+    blocks = scanned * clips * plan.chunks * -(-channels // plan.channels)
+    if meets:
+        assert groups == 2 and plan.chunks == 1
+        values["meetings"] = torch.zeros(blocks, dtype=torch.int32, device=inputs.u.device)
     load_kernel(FORWARD, macros, inputs.u.device).launch(
         values,
-        blocks=scanned * clips * plan.chunks * -(-channels // plan.channels),
+        blocks=blocks,
         threads=plan.threads,
     )
 

@@ -3,6 +3,10 @@
 // that pass through shared memory. What a thread reads of B and C serves all its channels. Tensors
 // stay in the order of the sequence: a reversed group only counts its positions from the end.
 //
+// With MEETS, neighbouring blocks run two opposite directions of the same channels and meet halfway:
+// up to there each writes its own result, from there on each adds what the other wrote, and gates.
+// Blocks start in the order of their numbers, so whoever waits has a partner that is running or next.
+//
 // Shapes: u, delta, y, other, z [G, clips, length, channels]; B, C [G, clips, length, STATES];
 // A [G, channels, STATES]; D, bias [G, channels]; start [G, clips, chunks, channels, PADDED];
 // checkpoints [G, clips, tiles of CHECKPOINT steps, channels, PADDED]; last [G, clips, channels, STATES].
@@ -24,14 +28,57 @@ static_assert(STEPS * PER % (4 * LANES) == 0 && STEPS % TOGETHER == 0 && PER * T
 static_assert(CHANNELS % 4 == 0, "rows of a tile hold whole fours");
 static_assert(OWN * LANES <= PADDED, "the states of all lanes fit into a row");
 
+#if MEETS
+// Waits until the neighbouring block has come as far, and what it wrote can be read.
+__device__ __forceinline__ void meet(int* meetings) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int arrived;
+        __threadfence();
+        asm volatile("st.release.gpu.s32 [%0], 1;" ::"l"(meetings + blockIdx.x) : "memory");
+        do
+            asm volatile("ld.acquire.gpu.s32 %0, [%1];"
+                         : "=r"(arrived) : "l"(meetings + (blockIdx.x ^ 1)) : "memory");
+        while (!arrived);
+    }
+    __syncthreads();
+}
+
+// Past the first-level cache, which does not hear of other blocks' writes.
+__device__ __forceinline__ Four read_fresh_four(const element* from, int count) {
+    Four four = no_elements();
+#if VECTOR && ELEMENT == 0
+    float4 v = __ldcg(reinterpret_cast<const float4*>(from));
+    four = {{v.x, v.y, v.z, v.w}};
+#elif VECTOR
+    uint2 v = __ldcg(reinterpret_cast<const uint2*>(from));
+    four = {{v.x, v.y}};
+#else
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (i < count) set(four, i, *reinterpret_cast<const volatile element*>(from + i));
+#endif
+    return four;
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arguments p) {
     __shared__ __align__(16) float2 inputs[STEPS][CHANNELS];
     __shared__ __align__(16) float outputs[STEPS][CHANNELS + SKEW];
     __shared__ __align__(16) float states_in_out[2][STEPS][PADDED];
 
     int tiles = (p.channels + CHANNELS - 1) / CHANNELS;
+#if MEETS
+    Place place = place_of_block(blockIdx.x / 2, tiles, 1, p.clips);
+    int group = blockIdx.x % 2;
+    int meeting_step = (p.length / 2 + STEPS - 1) / STEPS * STEPS;
+    meeting_step = min(meeting_step, p.length);
+    if (group == 1) meeting_step = p.length - meeting_step;
+    bool met = false;
+#else
     Place place = place_of_block(blockIdx.x, tiles, p.chunks, p.clips);
     int group = p.first_group + place.group;
+#endif
     bool reversed = (p.reversed_groups >> group) & 1;
     int origin = reversed ? p.length - 1 : 0, sign = reversed ? -1 : 1;
     int first_step = place.chunk * p.chunk_steps;
@@ -79,8 +126,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
 #if ADDED
     const element* other = p.other + clip_start + readable;
 #endif
+#if MEETS
+    const element* own_y = p.y + clip_start + readable;
+#endif
 #if WRITES
-    element* y = p.y + (long long)place.group * p.clips * p.length * p.channels + clip_start + four_channel;
+    element* y = p.y + (long long)(MEETS ? 0 : place.group) * p.clips * p.length * p.channels + clip_start + four_channel;
 #endif
     const element* states_from[STATE_LOADS];
     float* states_to[STATE_LOADS];
@@ -137,15 +187,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
     __syncthreads();
     for (int tile_step = first_step; tile_step < last_step; tile_step += STEPS) {
         Four this_u[FOURS], this_z[FOURS], this_other[FOURS];
+#if MEETS
+        bool alone = tile_step + STEPS <= meeting_step;
+#else
+        constexpr bool alone = false;
+#endif
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
             this_u[f] = raw_u[f];
             int step = min(tile_step + four_row + f * ROWS_AT_ONCE, last_step - 1);
 #if GATED
-            this_z[f] = read_four(z + step * z_row, count);
+            if (!alone) this_z[f] = read_four(z + step * z_row, count);
 #endif
 #if ADDED
             this_other[f] = read_four(other + step * y_row, count);
+#elif MEETS
+            if (met) this_other[f] = read_fresh_four(own_y + step * y_row, count);
 #endif
         }
         fetch(tile_step + STEPS);
@@ -192,23 +249,43 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
         }
         __syncthreads();
 #if WRITES
-#pragma unroll
-        for (int f = 0; f < FOURS; f++) {
+        auto write_row = [&](int f, bool together) {
             int row = four_row + f * ROWS_AT_ONCE;
             float result[4];
             read_floats<4>(result, &outputs[row][four_column]);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 result[i] += own_D[i] * take(this_u[f], i);
-#if ADDED
-                result[i] += take(this_other[f], i);
+#if ADDED || MEETS
+                if (together) result[i] += take(this_other[f], i);
 #endif
 #if GATED
-                result[i] *= silu_fast(take(this_z[f], i));
+                if (together) result[i] *= silu_fast(take(this_z[f], i));
 #endif
             }
             if (tile_step + row < last_step) write_four(y + (tile_step + row) * y_row, result, count);
+        };
+#if MEETS
+        bool meets_now = !met && tile_step + STEPS >= meeting_step;
+        if (meets_now) {
+#pragma unroll
+            for (int f = 0; f < FOURS; f++)
+                if (tile_step + four_row + f * ROWS_AT_ONCE < meeting_step) write_row(f, false);
+            meet(p.meetings);
+            met = true;
+#pragma unroll
+            for (int f = 0; f < FOURS; f++) {
+                int step = min(tile_step + four_row + f * ROWS_AT_ONCE, last_step - 1);
+                this_other[f] = read_fresh_four(own_y + step * y_row, count);
+            }
         }
+#pragma unroll
+        for (int f = 0; f < FOURS; f++)
+            if (!meets_now || tile_step + four_row + f * ROWS_AT_ONCE >= meeting_step) write_row(f, met);
+#else
+#pragma unroll
+        for (int f = 0; f < FOURS; f++) write_row(f, true);
+#endif
 #endif
         store(tile_step + STEPS);
         __syncthreads();

@@ -38,7 +38,7 @@ class EmulatedKernel:
         assert shared_bytes <= 227 * 1024, f"a block of an H100 has no {shared_bytes} bytes"
         arguments = pack_arguments(self._source.arguments, values)
         assert callable(self._run)
-        self._run(ctypes.byref(arguments), blocks, threads)
+        self._run(arguments, blocks, threads)
 
 
 @cache
