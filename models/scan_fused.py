@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reelscan.models import scan_kernels
+from reelscan.models import scan_backward_kernels, scan_kernels
 from reelscan.models.kernel_threads import run_tasks
 from reelscan.models.scan_kernels import Gradients, Inputs, Outputs, Scratch, Sizes
 from reelscan.models.simd_lanes import LANES
@@ -227,7 +227,7 @@ def _backward(
 
     def run(first: int, stop: int) -> None:
         scratch = _scratch(sizes, backward=True)
-        scan_kernels.backward_tasks(
+        scan_backward_kernels.backward_tasks(
             inputs, flat_kept, flat_grad_y, gradients, sizes, scratch, first, stop
         )
 

@@ -12,20 +12,14 @@ from typing import NamedTuple
 from reelscan.models.simd_lanes import (
     LANES,
     Array,
-    Lanes,
-    constant,
     exp2,
     inlined,
     kernel,
     load,
-    sigmoid,
     softplus,
     spread,
     store,
-    total,
 )
-
-LN_2 = 0.6931471805599453
 
 
 class Sizes(NamedTuple):
@@ -138,7 +132,7 @@ class Place(NamedTuple):
 
 
 @inlined
-def _task(number: int, sizes: Sizes) -> Task:
+def task_of(number: int, sizes: Sizes) -> Task:
     block, rest = number % sizes.blocks, number // sizes.blocks
     part, group = rest % sizes.parts, rest // sizes.parts
     clip, channel = part * sizes.clips_of_task, block * sizes.channels_of_task
@@ -154,7 +148,7 @@ def _task(number: int, sizes: Sizes) -> Task:
 
 
 @inlined
-def _place(task: Task, clip: int, chunk: int, channel: int, sizes: Sizes) -> Place:
+def place_of(task: Task, clip: int, chunk: int, channel: int, sizes: Sizes) -> Place:
     sequence = task.group * sizes.clips + clip
     step = chunk * sizes.chunk
     return Place(
@@ -174,11 +168,11 @@ def forward_tasks(
 ) -> None:
     """Run the tasks from `first` to before `stop`."""
     for number in range(first, stop):
-        task = _task(number, sizes)
+        task = task_of(number, sizes)
         for clip in range(task.first_clip, task.stop_clip):
             for chunk in range(sizes.chunks):
                 for channel in range(task.first_channel, task.stop_channel, LANES):
-                    place = _place(task, clip, chunk, channel, sizes)
+                    place = place_of(task, clip, chunk, channel, sizes)
                     _forward_chunk(inputs, outputs, sizes, scratch, place)
 
 
@@ -193,23 +187,68 @@ def _forward_chunk(
         if outputs.kept.size > 0:
             store(outputs.kept, (place.chunk * states + n) * channels + place.channel, state)
     _time_steps(inputs, sizes, scratch, place)
-    skip = load(inputs.skip, place.group * channels + place.channel)
-    rates = place.group * states * channels + place.channel
-    for step in range(place.steps):
-        row = place.sequence * sizes.length + place.step + step
-        delta = load(scratch.delta, step * LANES)
-        u = load(inputs.u, row * channels + place.channel)
-        entry, y = delta * u, skip * u
-        for n in range(states):
-            decay = exp2(delta * load(inputs.rates, rates + n * channels))
-            kept = decay * load(scratch.state, n * LANES)
-            state = kept + entry * spread(inputs.B, row * states + n)
-            store(scratch.state, n * LANES, state)
-            y = y + state * spread(inputs.C, row * states + n)
-        store(outputs.y, row * channels + place.channel, y)
+    whole = place.steps - place.steps % 4
+    for step in range(0, whole, 4):
+        _four_steps(inputs, outputs, sizes, scratch, place, step)
+    for step in range(whole, place.steps):
+        _one_step(inputs, outputs, sizes, scratch, place, step)
     for n in range(states):
         at = (place.sequence * states + n) * channels + place.channel
         store(outputs.state, at, load(scratch.state, n * LANES))
+
+
+@inlined
+def _one_step(
+    inputs: Inputs, outputs: Outputs, sizes: Sizes, scratch: Scratch, place: Place, step: int
+) -> None:
+    states, channels = sizes.states, sizes.channels
+    rates = place.group * states * channels + place.channel
+    row = place.sequence * sizes.length + place.step + step
+    delta = load(scratch.delta, step * LANES)
+    u = load(inputs.u, row * channels + place.channel)
+    entry, y = delta * u, load(inputs.skip, place.group * channels + place.channel) * u
+    for n in range(states):
+        decay = exp2(delta * load(inputs.rates, rates + n * channels))
+        kept = decay * load(scratch.state, n * LANES)
+        state = kept + entry * spread(inputs.B, row * states + n)
+        store(scratch.state, n * LANES, state)
+        y = y + state * spread(inputs.C, row * states + n)
+    store(outputs.y, row * channels + place.channel, y)
+
+
+@inlined
+def _four_steps(
+    inputs: Inputs, outputs: Outputs, sizes: Sizes, scratch: Scratch, place: Place, step: int
+) -> None:
+    """As `_one_step` four times, but a state stays in a register meanwhile."""
+    states, channels = sizes.states, sizes.channels
+    rates = place.group * states * channels + place.channel
+    row = place.sequence * sizes.length + place.step + step
+    at = row * channels + place.channel
+    delta0, delta1 = load(scratch.delta, step * LANES), load(scratch.delta, (step + 1) * LANES)
+    delta2 = load(scratch.delta, (step + 2) * LANES)
+    delta3 = load(scratch.delta, (step + 3) * LANES)
+    u0, u1 = load(inputs.u, at), load(inputs.u, at + channels)
+    u2, u3 = load(inputs.u, at + 2 * channels), load(inputs.u, at + 3 * channels)
+    entry0, entry1, entry2, entry3 = delta0 * u0, delta1 * u1, delta2 * u2, delta3 * u3
+    skip = load(inputs.skip, place.group * channels + place.channel)
+    y0, y1, y2, y3 = skip * u0, skip * u1, skip * u2, skip * u3
+    for n in range(states):
+        rate, mix = load(inputs.rates, rates + n * channels), row * states + n
+        state = load(scratch.state, n * LANES)
+        state = exp2(delta0 * rate) * state + entry0 * spread(inputs.B, mix)
+        y0 = y0 + state * spread(inputs.C, mix)
+        state = exp2(delta1 * rate) * state + entry1 * spread(inputs.B, mix + states)
+        y1 = y1 + state * spread(inputs.C, mix + states)
+        state = exp2(delta2 * rate) * state + entry2 * spread(inputs.B, mix + 2 * states)
+        y2 = y2 + state * spread(inputs.C, mix + 2 * states)
+        state = exp2(delta3 * rate) * state + entry3 * spread(inputs.B, mix + 3 * states)
+        y3 = y3 + state * spread(inputs.C, mix + 3 * states)
+        store(scratch.state, n * LANES, state)
+    store(outputs.y, at, y0)
+    store(outputs.y, at + channels, y1)
+    store(outputs.y, at + 2 * channels, y2)
+    store(outputs.y, at + 3 * channels, y3)
 
 
 @inlined
@@ -225,155 +264,3 @@ def _time_steps(inputs: Inputs, sizes: Sizes, scratch: Scratch, place: Place) ->
         if sizes.softplus:
             delta = softplus(delta)
         store(scratch.delta, step * LANES, delta)
-
-
-@inlined
-def _time_steps_and_slopes(inputs: Inputs, sizes: Sizes, scratch: Scratch, place: Place) -> None:
-    """Fill delta and slope of the scratch, the derivative of the softplus."""
-    bias = load(inputs.bias, place.group * sizes.channels + place.channel)
-    for step in range(place.steps):
-        row = place.sequence * sizes.length + place.step + step
-        delta = load(inputs.delta, row * sizes.channels + place.channel) + bias
-        slope = constant(1.0)
-        if sizes.softplus:
-            slope = sigmoid(delta)
-            delta = softplus(delta)
-        store(scratch.delta, step * LANES, delta)
-        store(scratch.slope, step * LANES, slope)
-
-
-@kernel
-def backward_tasks(
-    inputs: Inputs,
-    kept: Array,
-    grad_y: Array,
-    gradients: Gradients,
-    sizes: Sizes,
-    scratch: Scratch,
-    first: int,
-    stop: int,
-) -> None:
-    """Run the tasks from `first` to before `stop`; every element of their outputs is written."""
-    for number in range(first, stop):
-        task = _task(number, sizes)
-        for channel in range(task.first_channel, task.stop_channel, LANES):
-            _clear_sums(gradients, sizes, _place(task, task.first_clip, 0, channel, sizes))
-        for clip in range(task.first_clip, task.stop_clip):
-            for chunk in range(sizes.chunks - 1, -1, -1):
-                place = _place(task, clip, chunk, task.first_channel, sizes)
-                for index in range(place.steps * sizes.states):
-                    store(scratch.B, index * LANES, constant(0.0))
-                    store(scratch.C, index * LANES, constant(0.0))
-                for channel in range(task.first_channel, task.stop_channel, LANES):
-                    place = _place(task, clip, chunk, channel, sizes)
-                    _recompute_chunk(inputs, kept, sizes, scratch, place)
-                    _backward_chunk(inputs, grad_y, gradients, sizes, scratch, place)
-                _sum_channels(gradients, sizes, scratch, task.block, place)
-
-
-@inlined
-def _clear_sums(gradients: Gradients, sizes: Sizes, place: Place) -> None:
-    at = place.part * sizes.channels + place.channel
-    store(gradients.skip, at, constant(0.0))
-    store(gradients.bias, at, constant(0.0))
-    for n in range(sizes.states):
-        at = (place.part * sizes.states + n) * sizes.channels + place.channel
-        store(gradients.rates, at, constant(0.0))
-
-
-@inlined
-def _recompute_chunk(
-    inputs: Inputs, kept: Array, sizes: Sizes, scratch: Scratch, place: Place
-) -> None:
-    """Fill states, decays, delta and slope of the scratch."""
-    states, channels = sizes.states, sizes.channels
-    for n in range(states):
-        state = load(kept, (place.chunk * states + n) * channels + place.channel)
-        store(scratch.states, n * LANES, state)
-    _time_steps_and_slopes(inputs, sizes, scratch, place)
-    rates = place.group * states * channels + place.channel
-    for step in range(place.steps):
-        row = place.sequence * sizes.length + place.step + step
-        delta = load(scratch.delta, step * LANES)
-        entry = delta * load(inputs.u, row * channels + place.channel)
-        for n in range(states):
-            at = (step * states + n) * LANES
-            decay = exp2(delta * load(inputs.rates, rates + n * channels))
-            state = decay * load(scratch.states, at) + entry * spread(inputs.B, row * states + n)
-            store(scratch.decays, at, decay)
-            store(scratch.states, at + states * LANES, state)
-
-
-@inlined
-def _backward_chunk(
-    inputs: Inputs,
-    grad_y: Array,
-    gradients: Gradients,
-    sizes: Sizes,
-    scratch: Scratch,
-    place: Place,
-) -> None:
-    states, channels = sizes.states, sizes.channels
-    for n in range(states):
-        at = (place.sequence * states + n) * channels + place.channel
-        store(scratch.state, n * LANES, load(gradients.state, at))
-        store(scratch.rates, n * LANES, constant(0.0))
-    skip = load(inputs.skip, place.group * channels + place.channel)
-    rates = place.group * states * channels + place.channel
-    skip_sum, bias_sum = constant(0.0), constant(0.0)
-    for step in range(place.steps - 1, -1, -1):
-        row = place.sequence * sizes.length + place.step + step
-        delta = load(scratch.delta, step * LANES)
-        u = load(inputs.u, row * channels + place.channel)
-        dy = load(grad_y, row * channels + place.channel)
-        entry = delta * u
-        grad_entry, grad_delta = constant(0.0), constant(0.0)
-        for n in range(states):
-            at = (step * states + n) * LANES
-            adjoint = load(scratch.state, n * LANES) + dy * spread(inputs.C, row * states + n)
-            state = load(scratch.states, at + states * LANES)
-            store(scratch.C, at, load(scratch.C, at) + dy * state)
-            store(scratch.B, at, load(scratch.B, at) + entry * adjoint)
-            grad_entry = grad_entry + adjoint * spread(inputs.B, row * states + n)
-            adjoint = adjoint * load(scratch.decays, at)
-            store(scratch.state, n * LANES, adjoint)
-            exponent = adjoint * load(scratch.states, at)
-            grad_delta = grad_delta + exponent * load(inputs.rates, rates + n * channels)
-            store(scratch.rates, n * LANES, load(scratch.rates, n * LANES) + exponent * delta)
-        grad_delta = grad_delta * constant(LN_2) + grad_entry * u
-        grad_delta = grad_delta * load(scratch.slope, step * LANES)
-        store(gradients.delta, row * channels + place.channel, grad_delta)
-        store(gradients.u, row * channels + place.channel, grad_entry * delta + dy * skip)
-        skip_sum = skip_sum + dy * u
-        bias_sum = bias_sum + grad_delta
-    _add_sums(gradients, sizes, scratch, place, skip_sum, bias_sum)
-
-
-@inlined
-def _add_sums(
-    gradients: Gradients,
-    sizes: Sizes,
-    scratch: Scratch,
-    place: Place,
-    skip_sum: Lanes,
-    bias_sum: Lanes,
-) -> None:
-    """Hand on what a chunk's sixteen channels give to the parameters and to the state before."""
-    at = place.part * sizes.channels + place.channel
-    store(gradients.skip, at, load(gradients.skip, at) + skip_sum)
-    store(gradients.bias, at, load(gradients.bias, at) + bias_sum)
-    for n in range(sizes.states):
-        at = (place.part * sizes.states + n) * sizes.channels + place.channel
-        store(gradients.rates, at, load(gradients.rates, at) + load(scratch.rates, n * LANES))
-        at = (place.sequence * sizes.states + n) * sizes.channels + place.channel
-        store(gradients.state, at, load(scratch.state, n * LANES))
-
-
-@inlined
-def _sum_channels(
-    gradients: Gradients, sizes: Sizes, scratch: Scratch, block: int, place: Place
-) -> None:
-    rows = (block * sizes.groups * sizes.clips + place.sequence) * sizes.length + place.step
-    for index in range(place.steps * sizes.states):
-        gradients.B[rows * sizes.states + index] = total(load(scratch.B, index * LANES))
-        gradients.C[rows * sizes.states + index] = total(load(scratch.C, index * LANES))

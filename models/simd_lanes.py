@@ -1,17 +1,20 @@
 """Sixteen float32 at once inside Numba kernels, spelt out so that nothing hangs on a vectoriser.
 
 LLVM makes of them whatever the processor has: one 512-bit register, two of 256 bits, four of 128.
-Numba keeps compiled kernels on disk and compares only the time of the kernel's own file: whoever
-changes this file must touch the files of the kernels too.
+Numba keeps compiled kernels on disk and compares only the kernel's own file; `kernel` has it
+compare this file and those of all kernels.
 """
 
 import operator
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
-from llvmlite import ir
-from numba.core import types
+from llvmlite import binding, ir
+from numba.core import cgutils, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16
@@ -33,9 +36,19 @@ def kernel(function: _Function) -> _Function:
     """Compile for use from Python, without the interpreter's lock; kept on disk where it can be."""
     try:
         compiled = numba.njit(function, nogil=True, cache=True, error_model="numpy")
+        stored = cast(Any, compiled)._cache._cache_file
+        stored._source_stamp = (stored._source_stamp, sources_digest())
     except RuntimeError:  # there is no folder that Numba may write to
         compiled = numba.njit(function, nogil=True, error_model="numpy")
     return cast(_Function, compiled)
+
+
+@cache
+def sources_digest() -> str:
+    """Of all that kernels are compiled from."""
+    folder = Path(__file__).parent
+    files = [Path(__file__), *sorted(folder.glob("*_kernels.py"))]
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def inlined(function: _Function) -> _Function:
@@ -186,26 +199,82 @@ def total(typing: Any, vector: Any) -> Any:
     return types.float32(LANES_TYPE), generate
 
 
+def _scales_in_one_instruction() -> bool:
+    """Whether kernels are compiled for a processor with AVX-512."""
+    config = cast(Any, numba.config)
+    if config.CPU_NAME or config.CPU_FEATURES:
+        return False
+    return bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+HAS_SCALING = _scales_in_one_instruction()
+
+
+def _intrinsic_function(builder: Any, name: str, *arguments: Any) -> Any:
+    """Declare an instruction of LLVM that takes these types to a vector."""
+    kind = ir.FunctionType(_VECTOR, arguments)
+    return cast(Any, cgutils).get_or_insert_function(builder.module, kind, name)
+
+
+@_instructions
+def rounded(typing: Any, vector: Any) -> Any:
+    """The nearest whole numbers, even ones where two are as near."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        function = _intrinsic_function(builder, f"llvm.rint.v{LANES}f32", _VECTOR)
+        return builder.call(function, [values[0]])
+
+    return LANES_TYPE(LANES_TYPE), generate
+
+
+@_instructions
+def scaled(typing: Any, vector: Any, exponent: Any) -> Any:
+    """vector * 2 ** exponent for whole exponents of any size, by AVX-512."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        mask, rounding = ir.IntType(16), ir.IntType(32)
+        types_taken = (_VECTOR, _VECTOR, _VECTOR, mask, rounding)
+        name = "llvm.x86.avx512.mask.scalef.ps.512"
+        function = _intrinsic_function(builder, name, *types_taken)
+        as_is = _VECTOR([0.0] * LANES)
+        return builder.call(function, [*values, as_is, mask(-1), rounding(4)])
+
+    return LANES_TYPE(LANES_TYPE, LANES_TYPE), generate
+
+
 @inlined
 def exp2(x: Lanes) -> Lanes:
-    """2 ** x to 1e-7 of its value; 0 below -126, infinite from 128, NaN for NaN.
+    """2 ** x to 2e-7 of its value; 0 below -150, infinite from 128, NaN for NaN."""
+    if HAS_SCALING:
+        x = at_most(at_least(x, constant(-200.0)), constant(200.0))
+        whole = rounded(x)
+        return scaled(_exp2_of_fraction(x - whole), whole)
+    return _exp2_from_bits(x)
 
-    A polynomial on [-1/2, 1/2], least in relative error among those that are exact at 0, doubled;
-    the factor left over is a power of two that is made from bits.
+
+@inlined
+def _exp2_of_fraction(x: Lanes) -> Lanes:
+    """2 ** x on [-1/2, 1/2]: the polynomial least in relative error of those exact at 0."""
+    series = constant(1.32647e-3) * x + constant(9.67151e-3)
+    series = series * x + constant(5.550734e-2)
+    series = series * x + constant(2.4022242e-1)
+    series = series * x + constant(6.9314698e-1)
+    return series * x + constant(1.0)
+
+
+@inlined
+def _exp2_from_bits(x: Lanes) -> Lanes:
+    """`exp2` on any processor; 0 already below -126.
+
+    Twice the polynomial; the factor left over is a power of two that is made from bits.
     """
     x = at_most(at_least(x, constant(-126.0)), constant(128.0))
     # At this size a float32 has no fraction, so the sum is rounded, and its low bits count from
     # -126, which becomes the exponent 0.
     shift = constant(12582912.0 + 126.0)
     whole = x + shift
-    part = x - (whole - shift)
-    series = constant(3.07067238e-4) * part + constant(2.67977488e-3)
-    series = series * part + constant(1.923687472e-2)
-    series = series * part + constant(1.110066494e-1)
-    series = series * part + constant(4.80452958e-1)
-    series = series * part + constant(1.386294406)
-    series = series * part + constant(2.0)
-    return series * _low_bits_as_exponent(whole)
+    series = _exp2_of_fraction(x - (whole - shift))
+    return (series + series) * _low_bits_as_exponent(whole)
 
 
 @inlined

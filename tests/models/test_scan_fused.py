@@ -239,7 +239,7 @@ def test_the_default_follows_device_and_dtype():
 
 def test_without_numba_the_chunked_scan_is_taken_and_the_reason_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    for name in ("scan_fused", "scan_kernels", "simd_lanes"):
+    for name in ("scan_fused", "scan_kernels", "scan_backward_kernels", "simd_lanes"):
         monkeypatch.delitem(sys.modules, f"reelscan.models.{name}", raising=False)
     import reelscan.models
 
@@ -282,3 +282,41 @@ def test_numba_may_be_unable_to_keep_what_it_compiled(monkeypatch):
 
     monkeypatch.setattr(simd_lanes.numba, "njit", refuse)
     assert simd_lanes.kernel(lambda number: number + 1)(1) == 2
+
+
+def test_kept_kernels_are_compiled_anew_when_what_they_are_built_from_changes():
+    from reelscan.models import direction_kernels, scan_backward_kernels, scan_kernels
+    from reelscan.models.simd_lanes import sources_digest
+
+    for compiled in (
+        scan_kernels.forward_tasks,
+        scan_backward_kernels.backward_tasks,
+        direction_kernels.merge,
+    ):
+        assert compiled._cache._cache_file._source_stamp[1] == sources_digest()
+
+
+@pytest.mark.parametrize("by_bits", [False, True])
+def test_powers_of_two(by_bits):
+    import numpy as np
+
+    from reelscan.models import simd_lanes
+    from reelscan.models.simd_lanes import LANES, load, store
+
+    power = simd_lanes._exp2_from_bits if by_bits else simd_lanes.exp2
+
+    @simd_lanes.numba.njit
+    def run(x, y):
+        for at in range(0, x.size, LANES):
+            store(y, at, power(load(x, at)))
+
+    x = np.linspace(-125, 127, 64_000, dtype=np.float32)
+    y = np.empty_like(x)
+    run(x, y)
+    exact = np.exp2(x.astype(np.float64))
+    assert (np.abs(y - exact) / exact).max() < 2.5e-7
+    edge = np.array([0, -1, 1, -1e30, -np.inf, 200, 1e30, np.nan, *[-300] * 8], dtype=np.float32)
+    found = np.empty_like(edge)
+    run(edge, found)
+    assert found[:7].tolist() == [1, 0.5, 2, 0, 0, math.inf, math.inf]
+    assert np.isnan(found[7]) and (found[8:] == 0).all()
