@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden_replay.case import Case, Score
 from golden_replay.families import family_of, stored_files
+from golden_replay.step_variants import first_stage_case, step_case
 from golden_replay.variants import mixer_case, scan_case, vision_case, vision_settings
 from safetensors.torch import load_file, save_file
 
@@ -96,6 +97,39 @@ def test_encoders_of_other_shapes_masks_and_layers(tmp_path, name):
     changes, run = VISION[name]
     score = replay(vision_case(tmp_path, name, vision_settings(**changes), **run))
     assert len(score.compared) > 30
+
+
+ALL_LOSSES = {"vtc": 1.0, "mlm": 1.0, "vtm": 1.0, "uta": 1.0}
+STEPS = {
+    "two_layers_random": {"mask": drawn("random"), "mask_kind": "random", "layers": 2},
+    "tube_by_frame": {"mask": drawn("tube"), "mask_kind": "tube", "layers": 1},
+    "mse": {"mask": drawn("attention"), "mask_kind": "attention", "layers": 1, "distance": "mse"},
+    "one_vector_a_clip": {"mask": None, "mask_kind": "none", "layers": 1, "keep_temporal": False},
+    "masked_image": {
+        "mask": drawn("random", frames=1),
+        "mask_kind": "attention",
+        "layers": 2,
+        "frames": 1,
+    },
+    "without_matching": {
+        "mask": None,
+        "mask_kind": "none",
+        "layers": 1,
+        "weights": {"vtc": 0.5, "mlm": 2.0, "vtm": 0.0, "uta": 0.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_training_steps_of_other_masks_layers_and_losses(tmp_path, name):
+    common = {"distance": "l2", "keep_temporal": True, "weights": ALL_LOSSES}
+    assert len(replay(step_case(tmp_path, name, **(common | STEPS[name]))).compared) > 60
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("random", 2), ("tube", 3)])
+def test_first_stage_steps_of_other_masks_and_layers(tmp_path, kind, layers):
+    path = first_stage_case(tmp_path, mask=drawn(kind), kind=kind, layers=layers)
+    assert len(replay(path).compared) > 40
 
 
 def small_case(folder):
