@@ -70,21 +70,11 @@ def _runs_in_one(xz: Tensor) -> bool:
     return default_backend(xz.device, torch.float32)[0] == "cuda"
 
 
-def _mix_in_one(xz: Tensor, weights: DirectionWeights, out_weight: Tensor) -> Tensor:
+def _mix_in_one(xz: Tensor, weights: list[Tensor], out_weight: Tensor) -> Tensor:
     # Only here, for it is of use beside a GPU alone.
     from reelscan.models.cuda.mix_directions import mix_directions
 
-    mixed: Tensor = mix_directions(
-        xz,
-        weights.conv_weight,
-        weights.conv_bias,
-        weights.x_proj,
-        weights.dt_weight,
-        weights.dt_bias,
-        -torch.exp(at_least_float32(weights.A_log)),
-        weights.D,
-        out_weight,
-    )
+    mixed: Tensor = mix_directions(xz, weights, out_weight)
     return mixed
 
 
@@ -111,10 +101,16 @@ class MambaMixer(nn.Module):
         """
         xz = self.in_proj(hidden)
         if _runs_in_one(xz):
-            return _mix_in_one(xz, self._weights(), self.out_proj.weight)
+            return _mix_in_one(xz, self._parameters_of_directions(), self.out_proj.weight)
         x, z = xz.chunk(2, dim=-1)
         mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self._weights()), z))
         return mixed
+
+    def _parameters_of_directions(self) -> list[Tensor]:
+        """As published, direction by direction: what `_weights` stacks."""
+        conv, steps = self.conv1d, self.dt_proj
+        forward = [conv.weight, _bias(conv), self.x_proj.weight, steps.weight, steps.bias]
+        return [*forward, self.A_log, self.D]
 
     def _weights(self) -> DirectionWeights:
         return DirectionWeights(
@@ -146,6 +142,11 @@ class BidirectionalMixer(MambaMixer):
         self.A_b_log = nn.Parameter(_first_decay_rates(inner, state_size))
         self.D_b = nn.Parameter(torch.ones(inner))
         initialise_time_steps(self.dt_proj_b)
+
+    def _parameters_of_directions(self) -> list[Tensor]:
+        conv, steps = self.conv1d_b, self.dt_proj_b
+        backward = [conv.weight, _bias(conv), self.x_proj_b.weight, steps.weight, steps.bias]
+        return [*super()._parameters_of_directions(), *backward, self.A_b_log, self.D_b]
 
     def _weights(self) -> DirectionWeights:
         return DirectionWeights(

@@ -31,19 +31,23 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+__device__ __forceinline__ float widen_bfloat16(unsigned short x) {
+    return __uint_as_float((unsigned)x << 16);
+}
+__device__ __forceinline__ float widen_float16(unsigned short x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
 #if ELEMENT == 1
-__device__ __forceinline__ float widen(element x) { return __uint_as_float((unsigned)x << 16); }
+__device__ __forceinline__ float widen(element x) { return widen_bfloat16(x); }
 __device__ __forceinline__ unsigned int narrow_two(float low, float high) {
     unsigned int two;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(high), "f"(low));
     return two;
 }
 #elif ELEMENT == 2
-__device__ __forceinline__ float widen(element x) {
-    float y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-    return y;
-}
+__device__ __forceinline__ float widen(element x) { return widen_float16(x); }
 __device__ __forceinline__ unsigned int narrow_two(float low, float high) {
     unsigned int two;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(high), "f"(low));

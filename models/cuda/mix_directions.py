@@ -8,6 +8,7 @@ steps (padded to Q, a multiple of eight), C model width.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from reelscan.models.cuda.convolve import convolve, convolve_backward
 from reelscan.models.cuda.gate import gate_backward
+from reelscan.models.cuda.gather import NAMES, GatheredWeights, gather_weights
 from reelscan.models.cuda.scan import (
     ForwardOutputs,
     ScanInputs,
@@ -32,59 +34,37 @@ SECOND_REVERSED = 0b10
 class _Prepared:
     """What the scans start from, made of the operator's inputs."""
 
+    weights: GatheredWeights
     convolved: Tensor
     """[G, B, L, D]"""
     projected: Tensor
     """[G, B L, Q + 2 S]"""
-    x_proj: Tensor
-    """[G, Q + 2 S, D] in the dtype of xz, as dt_weight"""
-    dt_weight: Tensor
-    """[G, D, Q]"""
-    rank: int
-    """Q"""
     scan: ScanInputs
 
 
-def _prepare(
-    x: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-) -> _Prepared:
-    groups, _, states = A.shape
-    clips, length, channels = x.shape
-    padding = -dt_weight.shape[2] % 8
-    steps, rest = x_proj.split([dt_weight.shape[2], 2 * states], dim=1)
-    x_proj = torch.cat([functional.pad(steps, (0, 0, 0, padding)), rest], dim=1).to(x.dtype)
-    dt_weight = functional.pad(dt_weight, (0, padding)).to(x.dtype)
-    rank = dt_weight.shape[2]
-    convolved = convolve(x, conv_weight.float().contiguous(), conv_bias.float().contiguous())
-    projected = torch.bmm(convolved.flatten(1, 2), x_proj.transpose(1, 2))
-    delta = torch.bmm(projected[..., :rank], dt_weight.transpose(1, 2))
+def _prepare(x: Tensor, weights: list[Tensor]) -> _Prepared:
+    gathered = gather_weights(weights, dtype=x.dtype)
+    groups, channels, states = gathered.A.shape
+    clips, length, _ = x.shape
+    rank = gathered.rank
+    convolved = convolve(x, gathered.conv_weight, gathered.conv_bias)
+    projected = torch.bmm(
+        convolved.view(groups, clips * length, channels), gathered.x_proj.transpose(1, 2)
+    )
+    delta = torch.bmm(projected[..., :rank], gathered.dt_weight.transpose(1, 2))
     of_clips = projected.view(groups, clips, length, -1)
     scan = ScanInputs(
         u=convolved,
         delta=delta.view(groups, clips, length, channels),
         B=of_clips[..., rank : rank + states],
         C=of_clips[..., rank + states :],
-        A=A.float().contiguous(),
-        D=D.float().contiguous(),
-        bias=dt_bias.float().contiguous(),
+        A=gathered.A,
+        D=gathered.D,
+        bias=gathered.dt_bias,
         softplus=True,
         reversed_groups=SECOND_REVERSED,
     )
-    return _Prepared(
-        convolved=convolved,
-        projected=projected,
-        x_proj=x_proj,
-        dt_weight=dt_weight,
-        rank=rank,
-        scan=scan,
-    )
+    return _Prepared(weights=gathered, convolved=convolved, projected=projected, scan=scan)
 
 
 def _scan_all(scan: ScanInputs, *, z: Tensor | None, checkpoints: Tensor | None = None) -> Tensor:
@@ -119,50 +99,28 @@ def _scan_all(scan: ScanInputs, *, z: Tensor | None, checkpoints: Tensor | None 
 
 
 @torch.library.custom_op("reelscan::mix_directions", mutates_args=())
-def mix_directions(
-    xz: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> Tensor:
+def mix_directions(xz: Tensor, weights: list[Tensor], out_weight: Tensor) -> Tensor:
     """Convolve, scan, sum, gate, project: xz [B, L, 2 D] -> [B, L, C] in its dtype.
 
-    conv_weight [G, D, K], conv_bias [G, D], x_proj [G, R + 2 S, D], dt_weight [G, D, R], dt_bias
-    [G, D], A [G, D, S], D [G, D], out_weight [C, D]; matrices are brought to xz's dtype, the rest
-    is used in float32.
+    weights are those of `gather.NAMES`, direction by direction; out_weight [C, D]. Matrices are
+    brought to xz's dtype, the rest is used in float32.
     """
     xz = xz.contiguous()
     x, z = xz.chunk(2, dim=-1)
-    prepared = _prepare(x, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
-    gated = _scan_all(prepared.scan, z=z)
+    gated = _scan_all(_prepare(x, weights).scan, z=z)
     return functional.linear(gated, out_weight.to(gated.dtype))
 
 
 @torch.library.custom_op("reelscan::mix_directions_backward", mutates_args=())
 def mix_directions_backward(
-    grad: Tensor,
-    xz: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
+    grad: Tensor, xz: Tensor, weights: list[Tensor], out_weight: Tensor
 ) -> list[Tensor]:
-    """The gradients of all inputs of `mix_directions`, in their order and dtypes."""
+    """The gradients of xz and out_weight, and in float32 those of `gather.NAMES`, [G, ...] each."""
     xz, grad = xz.contiguous(), grad.to(xz.dtype).contiguous()
     x, z = xz.chunk(2, dim=-1)
-    states, unpadded = A.shape[2], dt_weight.shape[2]
-    prepared = _prepare(x, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
-    scan, rank = prepared.scan, prepared.rank
-    groups, clips, length, channels, _ = scan.sizes
+    prepared = _prepare(x, weights)
+    gathered, scan, rank = prepared.weights, prepared.scan, prepared.weights.rank
+    groups, clips, length, channels, states = scan.sizes
     checkpoints = new_checkpoints(scan)
     total = _scan_all(scan, z=None, checkpoints=checkpoints)
 
@@ -178,86 +136,78 @@ def mix_directions_backward(
     del checkpoints, gate, grad_y
 
     grad_projected = torch.empty_like(prepared.projected)
-    torch.bmm(scanned.delta.flatten(1, 2), prepared.dt_weight, out=grad_projected[..., :rank])
+    grad_delta = scanned.delta.view(groups, clips * length, channels)
+    torch.bmm(grad_delta, gathered.dt_weight, out=grad_projected[..., :rank])
     by_state = grad_projected[..., rank:].unflatten(-1, (2, states))
     by_state.copy_(scanned.BC[..., :states].flatten(1, 2))
-    steps = prepared.projected[..., :rank].view(groups, clips, length, rank)
-    grad_dt_weight = _weight_gradient(scanned.delta, steps)
-    grad_x_proj = _weight_gradient(
-        grad_projected.view(groups, clips, length, -1), prepared.convolved
-    )
-    through_projection = torch.bmm(grad_projected, prepared.x_proj)
+    grad_dt_weight = _weight_gradient(grad_delta, prepared.projected[..., :rank], clips)
+    convolved = prepared.convolved.view(groups, clips * length, channels)
+    grad_x_proj = _weight_gradient(grad_projected, convolved, clips)
+    through_projection = torch.bmm(grad_projected, gathered.x_proj)
     grad_conv_weight, grad_conv_bias = convolve_backward(
         x,
-        conv_weight.float().contiguous(),
-        conv_bias.float().contiguous(),
+        gathered.conv_weight,
+        gathered.conv_bias,
         scanned.u,
         more_grad_y=through_projection,
         grad_x=grad_x,
     )
-    grad_x_proj = torch.cat([grad_x_proj[:, :unpadded], grad_x_proj[:, rank:]], dim=1)
+    unpadded = weights[3].shape[1]
     return [
         grad_xz,
-        grad_conv_weight.to(conv_weight.dtype).contiguous(),
-        grad_conv_bias.to(conv_bias.dtype).contiguous(),
-        grad_x_proj.to(x_proj.dtype),
-        grad_dt_weight[..., :unpadded].to(dt_weight.dtype).contiguous(),
-        scanned.bias.to(dt_bias.dtype).contiguous(),
-        scanned.A.to(A.dtype).contiguous(),
-        scanned.D.to(D.dtype).contiguous(),
         grad_out_weight.to(out_weight.dtype),
+        grad_conv_weight.contiguous(),
+        grad_conv_bias,
+        torch.cat([grad_x_proj[:, :unpadded], grad_x_proj[:, rank:]], dim=1),
+        grad_dt_weight[..., :unpadded].clone(),
+        scanned.bias,
+        scanned.A * gathered.A,
+        scanned.D,
     ]
 
 
-def _weight_gradient(left: Tensor, right: Tensor) -> Tensor:
-    """sum over clips and positions of left [G, B, L, P] and right [G, B, L, Q]: [G, P, Q] float32.
+def _weight_gradient(left: Tensor, right: Tensor, clips: int) -> Tensor:
+    """sum over clips and positions of left [G, B L, P] and right [G, B L, Q]: [G, P, Q] float32.
 
     Clip by clip, then summed: a product this narrow over all positions at once would keep few
     multiprocessors busy.
     """
-    groups, clips = left.shape[:2]
-    products = torch.bmm(left.flatten(0, 1).transpose(1, 2), right.flatten(0, 1))
-    return products.unflatten(0, (groups, clips)).sum(1, dtype=torch.float32)
+    of_clips = [one.unflatten(1, (clips, -1)).flatten(0, 1) for one in (left, right)]
+    products = torch.bmm(of_clips[0].transpose(1, 2), of_clips[1])
+    return products.unflatten(0, (-1, clips)).sum(1, dtype=torch.float32)
 
 
 @mix_directions.register_fake
-def _mixed_shape(
-    xz: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-) -> Tensor:
+def _mixed_shape(xz: Tensor, weights: list[Tensor], out_weight: Tensor) -> Tensor:
     return xz.new_empty(*xz.shape[:2], out_weight.shape[0])
 
 
 @mix_directions_backward.register_fake
 def _gradient_shapes(
-    grad: Tensor,
-    xz: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
+    grad: Tensor, xz: Tensor, weights: list[Tensor], out_weight: Tensor
 ) -> list[Tensor]:
-    inputs = (xz, conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D, out_weight)
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
+    groups = len(weights) // len(NAMES)
+    of_weights = [
+        one.new_empty((groups, *one.squeeze(1).shape), dtype=torch.float32)
+        for one in weights[: len(NAMES)]
+    ]
+    return [xz.new_empty(xz.shape), out_weight.new_empty(out_weight.shape), *of_weights]
 
 
-def _keep(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)  # type: ignore[attr-defined]
+def _keep(ctx: Any, inputs: tuple[Tensor, list[Tensor], Tensor], output: Tensor) -> None:
+    xz, weights, out_weight = inputs
+    ctx.save_for_backward(xz, out_weight, *weights)
 
 
-def _gradients(ctx: object, grad: Tensor) -> tuple[Tensor, ...]:
-    return tuple(mix_directions_backward(grad, *ctx.saved_tensors))  # type: ignore[attr-defined]
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    xz, out_weight, *weights = ctx.saved_tensors
+    grad_xz, grad_out_weight, *stacked = mix_directions_backward(grad, xz, weights, out_weight)
+    by_direction = [of_all[group] for group in range(len(stacked[0])) for of_all in stacked]
+    of_weights = [
+        gradient.to(weight.dtype).view_as(weight)
+        for gradient, weight in zip(by_direction, weights, strict=True)
+    ]
+    return grad_xz, of_weights, grad_out_weight
 
 
 mix_directions.register_autograd(_gradients, setup_context=_keep)

@@ -264,14 +264,13 @@ def run_backward(
         threads=32 * plan.warps,
         shared_bytes=_backward_shared_bytes(plan, padded),
     )
-    sums = grad_D_bias.sum(1)
     return ScanGradients(
         u=grad_u,
         delta=grad_delta,
-        BC=grad_BC.sum(0) if tiles > 1 else grad_BC[0],
-        A=grad_A.sum(1)[..., :states],
-        D=sums[:, 0],
-        bias=sums[:, 1],
+        BC=grad_BC.sum(0),
+        A=grad_A[..., :states].sum(1),
+        D=grad_D_bias[:, :, 0].sum(1),
+        bias=grad_D_bias[:, :, 1].sum(1),
         start=grad_start,
     )
 

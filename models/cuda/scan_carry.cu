@@ -159,11 +159,21 @@ extern "C" __global__ void combine_carries(Arguments p) {
     float rate = real ? LOG2_E * p.A[((long long)group * p.channels + channel) * STATES + s] : 0.f;
     long long end = channel_of_clip * STATES + s;
     float entering = p.initial != nullptr && real ? p.initial[end] : 0.f;
-    for (int i = 0; i < p.chunks; i++) {
-        int chunk = GRADIENT ? p.chunks - 1 - i : i;
-        long long at = (sequence * p.chunks + chunk) * p.channels + channel;
-        float own = p.carry[at * PADDED + s];
-        p.carry[at * PADDED + s] = entering;
-        entering = entering * exp2_fast(rate * p.times[at]) + own;
+    constexpr int ahead = 8;  // Read before anything is written, for the reads do not wait then.
+    for (int first = 0; first < p.chunks; first += ahead) {
+        float own[ahead], time[ahead];
+        auto place = [&](int i) {
+            int chunk = GRADIENT ? p.chunks - 1 - (first + i) : first + i;
+            return (sequence * p.chunks + chunk) * p.channels + channel;
+        };
+#pragma unroll
+        for (int i = 0; i < ahead; i++)
+            if (first + i < p.chunks) own[i] = p.carry[place(i) * PADDED + s], time[i] = p.times[place(i)];
+#pragma unroll
+        for (int i = 0; i < ahead; i++)
+            if (first + i < p.chunks) {
+                p.carry[place(i) * PADDED + s] = entering;
+                entering = entering * exp2_fast(rate * time[i]) + own[i];
+            }
     }
 }

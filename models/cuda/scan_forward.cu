@@ -167,15 +167,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
 #pragma unroll
         for (int f = 0; f < FOURS; f++) {
             int row = four_row + f * ROWS_AT_ONCE;
-            bool inside = tile_step + row < last_step;
             float pairs[8];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float biased = take(raw_delta[f], i) + own_bias[i];
                 float time = SOFTPLUS ? softplus_fast(biased) : biased;
-                pairs[2 * i] = inside ? time : 0.f;
-                pairs[2 * i + 1] = inside ? time * take(raw_u[f], i) : 0.f;
+                pairs[2 * i] = time, pairs[2 * i + 1] = time * take(raw_u[f], i);
             }
+            if (tile_step + STEPS > last_step && tile_step + row >= last_step)
+#pragma unroll
+                for (int i = 0; i < 8; i++) pairs[i] = 0.f;
             write_floats<8>(&inputs[row][four_column].x, pairs);
         }
 #pragma unroll

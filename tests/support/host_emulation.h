@@ -121,8 +121,10 @@ static inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 static inline float exp2_fast(float x) { return std::exp2(x); }
 static inline float log2_fast(float x) { return std::log2(x); }
 static inline float reciprocal_fast(float x) { return 1.f / x; }
+static inline float widen_bfloat16(unsigned short x) { return __uint_as_float((unsigned)x << 16); }
+static inline float widen_float16(unsigned short x) { _Float16 h; std::memcpy(&h, &x, 2); return (float)h; }
 #if ELEMENT == 1
-static inline float widen(unsigned short x) { return __uint_as_float((unsigned)x << 16); }
+static inline float widen(unsigned short x) { return widen_bfloat16(x); }
 static inline unsigned narrow_one(float x) {
     unsigned bits;
     std::memcpy(&bits, &x, 4);
@@ -130,7 +132,7 @@ static inline unsigned narrow_one(float x) {
 }
 static inline unsigned narrow_two(float low, float high) { return narrow_one(low) | narrow_one(high) << 16; }
 #elif ELEMENT == 2
-static inline float widen(unsigned short x) { _Float16 h; std::memcpy(&h, &x, 2); return (float)h; }
+static inline float widen(unsigned short x) { return widen_float16(x); }
 static inline unsigned narrow_one(float x) {
     _Float16 h = (_Float16)x;
     unsigned short bits;
