@@ -270,6 +270,11 @@ def _rerank(
             for video, count in enumerate(counts)
             if journal.logits(video, count=count) is not None
         )
+
+        def show(done: int, total: int) -> None:
+            if done > reused or done == total:
+                _tell_features(tell, "matching pairs", done, total, reused)
+
         logits = match_candidates(
             matching_encoder(encoder),
             candidates,
@@ -277,9 +282,7 @@ def _rerank(
             video_tokens=(partial(cache.video_tokens, key) for key in video_keys),
             pairs_at_once=PAIRS_AT_ONCE,
             journal=journal,
-            on_progress=lambda done, total: _tell_features(
-                tell, "matching pairs", done, total, min(reused, done)
-            ),
+            on_progress=show,
         )
     return reranked_scores(logits, candidates, similarity, score_rule=score_rule)
 

@@ -1,5 +1,6 @@
 """A progress bar for each stage of an evaluation."""
 
+import sys
 from types import TracebackType
 
 from reelscan.retrieval.cli.progress import StageProgress
@@ -36,13 +37,25 @@ class EvaluationBars:
 
     def show(self, progress: EvaluationProgress) -> None:
         """Bring the bars up to date."""
+        if progress.reused == progress.total:
+            if progress.stage != self._stage and progress.done == progress.total:
+                self.__exit__(None, None, None)
+                self._stage = progress.stage
+                label = self._labelled(progress.stage)
+                print(
+                    f"{label}: all {progress.total:,} {_UNITS[progress.stage]} were done earlier",
+                    file=sys.stderr,
+                )
+            return
         if progress.stage != self._stage or self._bar is None:
             self.__exit__(None, None, None)
             self._stage = progress.stage
-            label = f"{self._label}: {progress.stage}" if self._label else progress.stage
-            self._bar = StageProgress(label, unit=_UNITS[progress.stage])
+            self._bar = StageProgress(self._labelled(progress.stage), unit=_UNITS[progress.stage])
             self._bar.__enter__()
-        note = f"{progress.reused:,} were there already" if progress.reused else ""
+        note = f"{progress.reused:,} were done earlier" if progress.reused else ""
         self._bar.update(
             progress.done - progress.reused, progress.total - progress.reused, note=note
         )
+
+    def _labelled(self, stage: Stage) -> str:
+        return f"{self._label}: {stage}" if self._label else stage

@@ -226,3 +226,5 @@ def test_ctrl_c_keeps_what_was_finished(videos: Path, models: Path) -> None:
     again = subprocess.run(command, timeout=120, **options)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("matching\n") == len(COLOURS) - 2
+    for line in ("embedding videos: all 6 videos", "embedding texts: all 6 texts"):
+        assert f"{line} were done earlier" in again.stderr
