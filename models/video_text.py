@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reelscan.models.bert import BertConfig, BertForMaskedLM, bert_base
+from reelscan.models.checkpoint_names import TIED_NAMES, pretraining_name
 from reelscan.models.losses import clamp_temperature_
 from reelscan.models.videomamba import VideoMamba, VisionOutput
 from reelscan.models.videomamba_config import (
@@ -145,20 +146,26 @@ def load_published(model: VideoTextModel, state: Mapping[str, Tensor]) -> LoadRe
     """Load a published checkpoint, of pretraining or of retrieval.
 
     Retrieval checkpoints name the text encoder without "bert." and have no language head, which
-    then stays as it is; a teacher inside is left out. Raises ValueError for anything else that
-    does not fit.
+    then stays as it is; a teacher inside is left out. Position ids and either name of a tied
+    parameter may be missing. Raises ValueError for anything else that does not fit.
     """
-    language_head = any(name.startswith("text_encoder.cls.") for name in state)
-    return load_strict(
-        model,
-        {_pretraining_name(name): tensor for name, tensor in state.items()},
-        allowed_missing=() if language_head else ("text_encoder.cls.*",),
-        allowed_unknown=("clip_teacher.*",),
-    )
+    renamed = {pretraining_name(name): tensor for name, tensor in state.items()}
+    missing = ["text_encoder.bert.embeddings.position_ids"]
+    if not any(name.startswith("text_encoder.cls.") for name in state):
+        missing.append("text_encoder.cls.*")
+    for first, second in TIED_NAMES:
+        if first in renamed and second in renamed:
+            _check_tied(first, renamed[first], second, renamed[second])
+        elif first in renamed or second in renamed:
+            missing += [first, second]
+    return load_strict(model, renamed, allowed_missing=missing, allowed_unknown=("clip_teacher.*",))
 
 
-def _pretraining_name(name: str) -> str:
-    for part in ("embeddings.", "encoder."):
-        if name.startswith(f"text_encoder.{part}"):
-            return name.replace("text_encoder.", "text_encoder.bert.", 1)
-    return name
+def _check_tied(first: str, one: Tensor, second: str, other: Tensor) -> None:
+    if one.shape != other.shape or one.is_meta or other.is_meta:
+        return  # Shapes are load_strict's matter, and meta tensors have no numbers.
+    if not torch.equal(one, other):
+        raise ValueError(
+            f"{first} and {second} differ, but they are one parameter; the file was made by "
+            "another model or is damaged: get it again"
+        )

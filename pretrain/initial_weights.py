@@ -12,13 +12,6 @@ from reelscan.models.vision_checkpoint import fit_encoder_state
 from reelscan.models.weights import load_strict, load_weights
 
 VISION_PREFIX = "vision_encoder."
-TIED_NAMES = (
-    (
-        "text_encoder.bert.embeddings.word_embeddings.weight",
-        "text_encoder.cls.predictions.decoder.weight",
-    ),
-    ("text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"),
-)
 
 
 def load_initial_model(
@@ -39,11 +32,6 @@ def load_initial_model(
             allowed_unknown=("clip_decoder.*",),
         )
         return
-    for pair in TIED_NAMES:
-        # Our files hold a tied weight once, under either of its names.
-        for name, other in (pair, pair[::-1]):
-            if other in state:
-                state.setdefault(name, state[other])
     vision = fit_encoder_state(_vision_part(state), model.config.vision)
     load_published(model, {**state, **{VISION_PREFIX + name: vision[name] for name in vision}})
 

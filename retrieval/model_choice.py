@@ -1,41 +1,62 @@
 """Which model `--model` means: one place for every command that embeds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from reelscan.models.encoder import VideoTextEncoder
 from reelscan.models.model_directory import load_model
+from reelscan.models.pretrained import (
+    PUBLISHED_FILE,
+    PUBLISHED_REPOSITORY,
+    convert_cached,
+    find_pretrained,
+)
 
 DEMO = "demo"
 DEMO_MODEL = Path("demo-run/pretrain/model")
-PUBLISHED_REPOSITORY = "OpenGVLab/VideoMamba"
-PUBLISHED_FILE = "videomamba_m16_25M_f8_res224.pth"
+HUB = "hub:"
 WAYS = (
     "give a model directory, a published weight file (.pth, .safetensors), hub:OWNER/NAME/FILE, "
     "or demo"
 )
 
 
-def choose_encoder(name: str | Path | None, *, device: torch.device | str) -> VideoTextEncoder:
+def choose_encoder(
+    name: str | Path | None,
+    *,
+    device: torch.device | str,
+    on_notice: Callable[[str], None] | None = None,
+) -> VideoTextEncoder:
     """The encoder that `name` means (see `choose_model`), on a device, ready to embed."""
-    return load_model(choose_model(name), device=device)
+    return load_model(choose_model(name, on_notice=on_notice), device=device)
 
 
-def choose_model(name: str | Path | None) -> Path:
+def choose_model(
+    name: str | Path | None, *, on_notice: Callable[[str], None] | None = None
+) -> Path:
     """The model directory that `name` means.
 
-    None is the published 25M video-text model, "demo" the one that `reelscan demo` left in this
-    folder, anything else a path. Raises ValueError and FileNotFoundError that tell what to give.
+    - None: the published 25M video-text model, fetched from the Hub and converted once;
+    - "demo": the one that `reelscan demo` left in this folder;
+    - "hub:OWNER/NAME": a model directory on the Hub; "hub:OWNER/NAME/FILE": a weight file there;
+    - a model directory, or a weight file, which is converted once into the user's cache.
+
+    `on_notice` is told what takes long. Raises ValueError and OSError that tell what to give.
     """
     if name is None:
-        return _published()
+        return find_pretrained(PUBLISHED_REPOSITORY, file=PUBLISHED_FILE, on_notice=on_notice)
     if name == DEMO:
         return _demo()
+    if isinstance(name, str) and name.startswith(HUB):
+        return _hub(name, on_notice)
     path = Path(name)
-    if not path.exists():
-        raise FileNotFoundError(f"--model {name}: there is no such file or folder; {WAYS}")
-    return path
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return convert_cached(path, on_notice=on_notice)
+    raise FileNotFoundError(f"--model {name}: there is no such file or folder; {WAYS}")
 
 
 def _demo() -> Path:
@@ -47,9 +68,9 @@ def _demo() -> Path:
     return DEMO_MODEL
 
 
-def _published() -> Path:
-    url = f"https://huggingface.co/{PUBLISHED_REPOSITORY}/resolve/main/{PUBLISHED_FILE}"
-    raise FileNotFoundError(
-        f"the published model is not on this machine: download {url}, then pass the file with "
-        "--model; `--model demo` needs no network (`reelscan demo` makes it)"
-    )
+def _hub(name: str, on_notice: Callable[[str], None] | None) -> Path:
+    owner, _, rest = name.removeprefix(HUB).partition("/")
+    repository, _, file = rest.partition("/")
+    if not owner or not repository:
+        raise ValueError(f"--model {name}: name a repository and a file; {WAYS}")
+    return find_pretrained(f"{owner}/{repository}", file=file or None, on_notice=on_notice)

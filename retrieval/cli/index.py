@@ -10,7 +10,7 @@ from reelscan.index.embed import EmbedProgress, EmbedReport, embed_folder
 from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
-from reelscan.retrieval.cli.progress import StageProgress
+from reelscan.retrieval.cli.progress import StageProgress, notice
 from reelscan.retrieval.model_choice import choose_model
 
 
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """Embeds and prints what was done; 1 if a video was set aside in this run."""
     command = parse_arguments(Command, "index", arguments)
     device = best_device(command.device)
-    model = choose_model(command.model)
+    model = choose_model(command.model, on_notice=notice)
     encoder = load_model(model, device=device)
     with StageProgress("embedding", unit="videos") as bar:
 

@@ -89,6 +89,11 @@ class StageProgress:
         return ", ".join([*parts, self.note] if self.note else parts)
 
 
+def notice(text: str) -> None:
+    """Says on stderr what is about to take long."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def duration_text(seconds: float) -> str:
     """`75` -> `1:15`, `4000` -> `1:06:40`."""
     minutes, rest = divmod(round(seconds), 60)

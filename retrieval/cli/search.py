@@ -9,6 +9,7 @@ import tyro
 from reelscan.index.collection import Collection
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
+from reelscan.retrieval.cli.progress import notice
 from reelscan.retrieval.model_choice import choose_encoder
 from reelscan.retrieval.searcher import Searcher, SearchHit
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError("give either a sentence or --video, what to look for")
     with Collection.open(command.collection, read_only=True) as collection:
         model = command.model or collection.model_path()
-        encoder = choose_encoder(model, device=best_device(command.device))
+        encoder = choose_encoder(model, device=best_device(command.device), on_notice=notice)
         searcher = Searcher(collection, encoder)
         hits = searcher.search(
             command.query if command.query is not None else checked_path(command.video),

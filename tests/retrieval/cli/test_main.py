@@ -26,7 +26,7 @@ def test_no_command_is_wrong_usage_and_shows_help(run) -> None:
     "words",
     [*((name,) for name in COMMANDS if name not in ("shards", "model")),
      *(("shards", action) for action in ("write", "verify")),
-     *(("model", action) for action in ("inspect", "verify", "teacher"))],
+     *(("model", action) for action in ("inspect", "convert", "verify", "teacher"))],
     ids=" ".join,
 )  # fmt: skip
 def test_help_has_examples(words: tuple[str, ...], run) -> None:
