@@ -1,5 +1,7 @@
 """Which implementation computes a selective scan: decided here and nowhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal, get_args
 
@@ -21,6 +23,17 @@ def use_scan(backend: ScanBackend | None) -> None:
         raise ValueError(f"scan is {backend!r}; choose {', '.join(get_args(ScanBackend))}")
     global _wanted
     _wanted = backend
+
+
+@contextmanager
+def scanning_by(backend: ScanBackend | None) -> Iterator[None]:
+    """`use_scan` for a while; None leaves the choice as it is."""
+    before = _wanted
+    use_scan(backend or before)
+    try:
+        yield
+    finally:
+        use_scan(before)
 
 
 def wanted_backend() -> ScanBackend | None:

@@ -170,6 +170,9 @@ class RunConfig:
     """Of products in the networks (weights, sums and losses stay fp32); auto: bf16 on a GPU.
     bf16_weights (as published): every weight is rounded too, state matrices and temperature
     included; only the optimiser keeps them in fp32."""
+    scan: Literal["auto", "cuda", "fused", "chunked", "mamba_ssm"] = "auto"
+    """What computes the selective scan; auto: the fastest that runs on the device. mamba_ssm: the
+    published GPU kernels, if installed."""
     seed: int = 0
     """Of the initial weights, the order of the data and everything random in a step."""
     checkpoint_every: int = 1000
@@ -189,6 +192,10 @@ class RunConfig:
         if self.precision not in ("auto", "fp32", "bf16", "bf16_weights"):
             raise ValueError(
                 f"precision is {self.precision!r}; choose auto, fp32, bf16 or bf16_weights"
+            )
+        if self.scan not in ("auto", "cuda", "fused", "chunked", "mamba_ssm"):
+            raise ValueError(
+                f"scan is {self.scan!r}; choose auto, cuda, fused, chunked or mamba_ssm"
             )
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:

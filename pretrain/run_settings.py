@@ -17,6 +17,7 @@ FREE_TO_CHANGE = frozenset(
         "run.keep_checkpoints",
         "run.log_every",
         "run.max_skipped_in_a_row",
+        "run.scan",
         "run.tensorboard",
     }
 )

@@ -23,6 +23,7 @@ from reelscan.models.atomic_file import write_atomically
 from reelscan.models.encoder import check_fit
 from reelscan.models.model_directory import save_model
 from reelscan.models.preprocessing import Preprocessing
+from reelscan.models.scan_backend import scanning_by
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextModel
 from reelscan.pretrain.checkpoint import (
@@ -118,7 +119,12 @@ def pretrain(
     Raises ValueError for what does not fit together and for settings that differ from those of the
     run to be resumed, and `TrainingDivergedError`. Sets the seed of torch's global generators.
     """
-    with joined_processes(config.run.device) as processes, stop_requests(should_stop) as stop:
+    scan = None if config.run.scan == "auto" else config.run.scan
+    with (
+        joined_processes(config.run.device) as processes,
+        stop_requests(should_stop) as stop,
+        scanning_by(scan),
+    ):
         run = _Run(config, Path(out_dir), processes, source or open_shards(config, processes))
         report = run.train(resume=resume, on_step=on_step, should_stop=stop)
         wait_for_all()

@@ -44,6 +44,7 @@ TEACHER = Path("clip.safetensors")
         (lambda: OptimizerConfig(clip_gradient_norm=0.0), "clip_gradient_norm is 0"),
         (lambda: RunConfig(device="tpu"), "choose auto, cpu or cuda"),
         (lambda: RunConfig(precision="fp16"), "choose auto, fp32, bf16 or bf16_weights"),
+        (lambda: RunConfig(scan="fast"), "choose auto, cuda, fused, chunked or mamba_ssm"),
         (lambda: RunConfig(log_every=0), "log_every is 0"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from reelscan.models.bert import BertConfig
 from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
 from reelscan.models.model_directory import load_model
+from reelscan.models.scan_backend import wanted_backend
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.models.videomamba_config import VideoMambaConfig
@@ -327,3 +328,10 @@ def test_a_vocabulary_that_does_not_fit_the_model_is_refused(config, tmp_path):
 def test_no_shards_is_an_error_that_says_what_to_give(config, tmp_path):
     with pytest.raises(ValueError, match=r"NAME\.index\.json"):
         pretrain(config, tmp_path / "run")
+
+
+def test_the_scan_can_be_chosen_for_a_run_and_only_for_it(config, tmp_path):
+    chosen = replace(config, run=replace(config.run, scan="mamba_ssm"))
+    with pytest.raises(ValueError, match="choose another scan than 'mamba_ssm'"):
+        train(chosen, tmp_path / "run")
+    assert wanted_backend() is None
