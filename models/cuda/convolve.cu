@@ -68,15 +68,15 @@ extern "C" __global__ void __launch_bounds__(128) convolve(Arguments p) {
 }
 
 // Two channels a thread here, for it keeps gradients of every tap as well.
-__device__ __forceinline__ void bring_two(const element* from, int count, float* to) {
+__device__ __forceinline__ void bring_two(const element* from, const bool* exists, float* to) {
 #if VECTOR && ELEMENT == 0
-    float2 two = count > 0 ? *reinterpret_cast<const float2*>(from) : make_float2(0.f, 0.f);
+    float2 two = __ldg(reinterpret_cast<const float2*>(from));
     to[0] = two.x, to[1] = two.y;
 #elif VECTOR
-    unsigned int two = count > 0 ? *reinterpret_cast<const unsigned int*>(from) : 0u;
+    unsigned int two = __ldg(reinterpret_cast<const unsigned int*>(from));
     to[0] = widen((element)two), to[1] = widen((element)(two >> 16));
 #else
-    to[0] = count > 0 ? widen(from[0]) : 0.f, to[1] = count > 1 ? widen(from[1]) : 0.f;
+    to[0] = exists[0] ? widen(from[0]) : 0.f, to[1] = exists[1] ? widen(from[1]) : 0.f;
 #endif
 }
 
@@ -105,9 +105,17 @@ extern "C" __global__ void __launch_bounds__(128) convolve_backward(Arguments p)
                 grad_weight[g][k][i] = 0.f;
             }
         }
+    // Rows outside the sequence are read from its ends, and count for nothing.
+    int x_row = (int)p.x_row, grad_x_row = (int)p.grad_x_row, grad_y_row = p.channels;
+    bool exists[2] = {count > 0, count > 1};
+    long long direction = (long long)p.clips * p.length * p.channels;
+    long long clip_start = (long long)clip * p.length * p.channels + channel;
+    const element* grad_y = p.grad_y + clip_start;
+    const element* more_grad_y = p.more_grad_y + clip_start;
     auto bring = [&](int position, float* to) {
         bool inside = position >= 0 && position < p.length;
-        bring_two(x + (long long)position * p.x_row, inside ? count : 0, to);
+        bring_two(x + min(max(position, 0), p.length - 1) * x_row, exists, to);
+        if (!inside) to[0] = to[1] = 0.f;
     };
 #pragma unroll
     for (int w = 0; w < WINDOW; w++) grad_x[w][0] = grad_x[w][1] = 0.f;
@@ -123,21 +131,14 @@ extern "C" __global__ void __launch_bounds__(128) convolve_backward(Arguments p)
             for (int i = 0; i < 2; i++) window[w][i] = window[w + 1][i], grad_x[w][i] = grad_x[w + 1][i];
         bring(position + BACK, window[WINDOW - 1]);
         grad_x[WINDOW - 1][0] = grad_x[WINDOW - 1][1] = 0.f;
-        bool inside = position >= 0 && position < p.length, own = position >= first && position < stop;
+        int row = min(max(position, 0), p.length - 1) * grad_y_row;
+        float own = position >= first && position < stop ? 1.f : 0.f;
 #pragma unroll
         for (int g = 0; g < DIRECTIONS; g++) {
-            bool needed = inside && (g == 0 ? position >= first : position < stop);
-            float grad[2];
-            bring_two(
-                p.grad_y + (((long long)g * p.clips + clip) * p.length + position) * p.channels + channel,
-                needed ? count : 0, grad);
-            if (p.more_grad_y != nullptr) {
-                float more[2];
-                bring_two(
-                    p.more_grad_y + (((long long)g * p.clips + clip) * p.length + position) * p.channels + channel,
-                    needed ? count : 0, more);
-                grad[0] += more[0], grad[1] += more[1];
-            }
+            bool needed = position >= 0 && position < p.length && (g == 0 ? position >= first : position < stop);
+            float grad[2], more[2];
+            bring_two(grad_y + g * direction + row, exists, grad);
+            bring_two(more_grad_y + g * direction + row, exists, more);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float sum = bias[g][i];
@@ -145,19 +146,21 @@ extern "C" __global__ void __launch_bounds__(128) convolve_backward(Arguments p)
                 for (int j = 0; j < TAPS; j++)
                     sum += weight[g][BACK - j][i] * window[g == 0 ? BACK - j : BACK + j][i];
                 float sigmoid = sigmoid_fast(sum);
-                grad[i] *= sigmoid * (1.f + sum * (1.f - sigmoid));
+                float through = (grad[i] + more[i]) * sigmoid * (1.f + sum * (1.f - sigmoid));
+                through = needed ? through : 0.f;
+                float counted = through * own;
 #pragma unroll
                 for (int j = 0; j < TAPS; j++) {
                     int at = g == 0 ? BACK - j : BACK + j;
-                    grad_x[at][i] += weight[g][BACK - j][i] * grad[i];
-                    grad_weight[g][BACK - j][i] += own ? grad[i] * window[at][i] : 0.f;
+                    grad_x[at][i] += weight[g][BACK - j][i] * through;
+                    grad_weight[g][BACK - j][i] += counted * window[at][i];
                 }
-                grad_weight[g][TAPS][i] += own ? grad[i] : 0.f;
+                grad_weight[g][TAPS][i] += counted;
             }
         }
         int finished = position - BACK;
         if (finished >= first && finished < stop) {
-            element* to = p.grad_x + clip * p.grad_x_clip + (long long)finished * p.grad_x_row + channel;
+            element* to = p.grad_x + clip * p.grad_x_clip + finished * grad_x_row + channel;
 #if VECTOR && ELEMENT == 0
             if (count > 0) *reinterpret_cast<float2*>(to) = make_float2(grad_x[0][0], grad_x[0][1]);
 #elif VECTOR
