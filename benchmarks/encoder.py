@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from benchmarks.baselines import PublishedVideoMamba, VideoViT
 from benchmarks.encoder_report import Row, write_report
 from benchmarks.gpu_timing import Cost, measure
+from torch import Tensor, nn
+
 from reelscan.models.masks import tube_mask, with_class_token
 from reelscan.models.scan_backend import use_scan
 from reelscan.models.selective_scan import selective_scan

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from benchmarks.gpu_timing import Cost
 
 

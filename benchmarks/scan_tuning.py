@@ -6,18 +6,14 @@ python benchmarks/scan_tuning.py forward --clips 64 --length 1569
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from reelscan.models.cuda.scan import (
-    ForwardOutputs,
-    ScanInputs,
-    new_checkpoints,
-    run_backward,
-    run_forward,
-)
+from reelscan.models.cuda.scan import new_checkpoints, run_backward, run_forward
+from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanInputs
 from reelscan.models.cuda.scan_plan import BackwardPlan, ForwardPlan
 
 
@@ -55,7 +51,7 @@ def make_inputs(clips: int, length: int, channels: int, groups: int) -> ScanInpu
 
 
 def chunk_steps(length: int, chunks: int) -> int:
-    return -(-(-(-length // chunks)) // 64) * 64
+    return math.ceil(math.ceil(length / chunks) / 64) * 64
 
 
 FORWARD_CUTS = [

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reelscan.models.causal_conv import causal_conv_silu
-from reelscan.models.selective_scan import default_backend
+from reelscan.models.scan_backend import default_backend, wanted_backend
 
 
 def convolve_directions(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -22,6 +22,11 @@ def convolve_directions(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
         return fused_convolve(x, weight, bias)
     directions = torch.stack([x, x.flip(1)]) if len(weight) == 2 else x.unsqueeze(0)
+    if wanted_backend() == "mamba_ssm":
+        # Only here, for it is optional.
+        from reelscan.models.scan_mamba_ssm import published_causal_conv_silu
+
+        return published_causal_conv_silu(directions, weight, bias)
     return causal_conv_silu(directions, weight, bias)
 
 

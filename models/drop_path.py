@@ -32,7 +32,7 @@ class DropPath(nn.Module):
         return hidden if scale is None else hidden * scale.view(-1, 1, 1).to(hidden.dtype)
 
     def scale(self, hidden: Tensor) -> Tensor | None:
-        """What each clip of hidden [B, L, C] is multiplied by, [B]; None where nothing is dropped."""
+        """What each clip of hidden [B, L, C] is multiplied by, [B]; None: nothing is dropped."""
         if self.rate == 0.0 or not self.training:
             return None
         keep_rate = 1.0 - self.rate

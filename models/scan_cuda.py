@@ -11,13 +11,8 @@ from torch import Tensor
 from reelscan.models.cuda.compiler import KernelError, nvrtc
 from reelscan.models.cuda.gate import gate_backward
 from reelscan.models.cuda.launcher import ELEMENTS, driver
-from reelscan.models.cuda.scan import (
-    ForwardOutputs,
-    ScanInputs,
-    new_checkpoints,
-    run_backward,
-    run_forward,
-)
+from reelscan.models.cuda.scan import new_checkpoints, run_backward, run_forward
+from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanInputs
 
 
 @cache

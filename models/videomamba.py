@@ -159,8 +159,8 @@ class VideoMamba(nn.Module):
                 stream, added, scale = layer(stream, added, scale)
             if index in self.config.aligned_blocks:
                 aligned.append(self._alignment_stream(index, stream, added, scale))
-        _, tokens = add_and_norm(stream, added, scale, self.norm)
-        return VisionFeatures(tokens=tokens, aligned=tuple(aligned))
+        _, normalised = add_and_norm(stream, added, scale, self.norm)
+        return VisionFeatures(tokens=normalised, aligned=tuple(aligned))
 
     def _alignment_stream(
         self, index: int, stream: Tensor, added: Tensor | None, scale: Tensor | None

@@ -1,1 +1,1 @@
-"""Kernels for NVIDIA GPUs: CUDA C++ compiled by NVRTC where they first run, and what launches them."""
+"""Kernels for NVIDIA GPUs: CUDA C++, compiled by NVRTC where it first runs, and its launching."""

@@ -124,10 +124,10 @@ def _macros(element: Tensor) -> Macros:
     return (("ELEMENT", ELEMENTS[element.dtype]), ("VECTOR", 1), ("WIDTH", element.shape[-1]))
 
 
-def _values(
-    rows: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float
-) -> dict[str, Value]:
-    names = "stream added sum normed inverse grad_normed grad_sum grad_stream grad_added grad_weight"
+def _values(rows: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float) -> dict[str, Value]:
+    names = (
+        "stream added sum normed inverse grad_normed grad_sum grad_stream grad_added grad_weight"
+    )
     return {
         **dict.fromkeys(names.split()),
         "scale": scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from operator import itemgetter
 
@@ -16,8 +16,8 @@ _FORMATS = {"int": "i", "long long": "q", "float": "f"}
 
 
 @cache
-def _layout(declarations: str) -> tuple[struct.Struct, itemgetter[str], int]:
-    """How C lays out "const float* A; int clips;", and its names in order."""
+def _layout(declarations: str) -> tuple[struct.Struct, Callable[..., tuple[Value, ...]], int]:
+    """How C lays out "const float* A; int clips;", what takes its values in order, their count."""
     names, formats = [], ""
     for declaration in declarations.replace("\n", " ").split(";"):
         if declaration.strip():

@@ -55,6 +55,10 @@ def nvrtc() -> ctypes.CDLL:
     tried = []
     for candidate in _nvrtc_candidates():
         try:
+            if isinstance(candidate, Path):
+                # NVRTC opens these by name alone; loaded before, they are found wherever they lie.
+                for builtins in candidate.parent.glob("libnvrtc-builtins.so.*"):
+                    ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
             return ctypes.CDLL(str(candidate))
         except OSError as error:
             tried.append(f"{candidate}: {error}")

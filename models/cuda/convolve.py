@@ -10,7 +10,8 @@ from reelscan.models.cuda.arguments import Value
 from reelscan.models.cuda.launcher import ELEMENTS, KernelSource, Macros, in_fours, load_kernel
 
 _ARGUMENTS = """
-    const element* x; const float* weight; const float* bias; element* y; const element* grad_y; const element* more_grad_y;
+    const element* x; const float* weight; const float* bias; element* y; const element* grad_y;
+    const element* more_grad_y;
     element* grad_x; float* grad_weight; long long x_clip; long long x_row;
     long long grad_x_clip; long long grad_x_row; int clips; int length; int channels;
 """

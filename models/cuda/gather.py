@@ -81,11 +81,11 @@ def gather_weights(weights: list[Tensor], *, dtype: torch.dtype) -> GatheredWeig
         values[f"{name}_type"] = ELEMENTS[one.dtype]
     threads = count * max(*wide_sizes, *narrow_sizes)
     load_kernel(GATHER, macros, device).launch(values, blocks=-(-threads // 256), threads=256)
-    cut_wide = wide.split([count * size for size in wide_sizes])
+    cut_wide = torch.split(wide, [count * size for size in wide_sizes])
     conv_weight, conv_bias, dt_bias, A, D = (
         part.view(directions, channels, -1) for part in cut_wide
     )
-    x_proj, dt_weight = narrow.split([count * size for size in narrow_sizes])
+    x_proj, dt_weight = torch.split(narrow, [count * size for size in narrow_sizes])
     return GatheredWeights(
         conv_weight=conv_weight,
         conv_bias=conv_bias.squeeze(-1),

@@ -46,7 +46,9 @@ class KernelSource:
         """All that is compiled."""
         defines = "".join(f"#define {name} {value}\n" for name, value in macros)
         common = (FOLDER / "common.cuh").read_text()
-        return defines + common + structure_source(self.arguments) + (FOLDER / self.file).read_text()
+        return (
+            defines + common + structure_source(self.arguments) + (FOLDER / self.file).read_text()
+        )
 
 
 def load_kernel(source: KernelSource, macros: Macros, device: torch.device) -> Kernel:
@@ -73,10 +75,7 @@ def in_fours(tensor: torch.Tensor) -> bool:
     """Whether rows can be read four elements at a time."""
     if tensor.shape[-1] % 4 or tensor.data_ptr() % (4 * tensor.element_size()):
         return False
-    for stride in tensor.stride()[:-1]:
-        if stride % 4:
-            return False
-    return True
+    return not any(stride % 4 for stride in tensor.stride()[:-1])
 
 
 def _make_current(index: int) -> None:

@@ -1,4 +1,4 @@
-"""All of a mixer between its input and output projections, and the latter, as one operator on a GPU.
+"""A mixer but for its input projection as one operator on a GPU.
 
 Its backward pass keeps the operator's inputs only and computes the rest again. Both directions lie
 in the order of the sequence, and the second scan adds the first's output and gates the sum.
@@ -17,13 +17,8 @@ from torch.nn import functional
 from reelscan.models.cuda.convolve import convolve, convolve_backward
 from reelscan.models.cuda.gate import gate_backward
 from reelscan.models.cuda.gather import NAMES, GatheredWeights, gather_weights
-from reelscan.models.cuda.scan import (
-    ForwardOutputs,
-    ScanInputs,
-    new_checkpoints,
-    run_backward,
-    run_forward,
-)
+from reelscan.models.cuda.scan import new_checkpoints, run_backward, run_forward
+from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanInputs
 from reelscan.models.cuda.scan_plan import plan_forward
 
 SECOND_REVERSED = 0b10
@@ -138,7 +133,7 @@ def mix_directions_backward(
     grad_projected = torch.empty_like(prepared.projected)
     grad_delta = scanned.delta.view(groups, clips * length, channels)
     torch.bmm(grad_delta, gathered.dt_weight, out=grad_projected[..., :rank])
-    by_state = grad_projected[..., rank:].unflatten(-1, (2, states))
+    by_state = grad_projected[..., rank:].view(groups, clips * length, 2, states)
     by_state.copy_(scanned.BC[..., :states].flatten(1, 2))
     grad_dt_weight = _weight_gradient(grad_delta, prepared.projected[..., :rank], clips)
     convolved = prepared.convolved.view(groups, clips * length, channels)
@@ -172,9 +167,10 @@ def _weight_gradient(left: Tensor, right: Tensor, clips: int) -> Tensor:
     Clip by clip, then summed: a product this narrow over all positions at once would keep few
     multiprocessors busy.
     """
-    of_clips = [one.unflatten(1, (clips, -1)).flatten(0, 1) for one in (left, right)]
-    products = torch.bmm(of_clips[0].transpose(1, 2), of_clips[1])
-    return products.unflatten(0, (-1, clips)).sum(1, dtype=torch.float32)
+    groups, rows, _ = left.shape
+    by_clip = (groups * clips, rows // clips, -1)
+    products = torch.bmm(left.reshape(by_clip).transpose(1, 2), right.reshape(by_clip))
+    return products.view(groups, clips, *products.shape[1:]).sum(1, dtype=torch.float32)
 
 
 @mix_directions.register_fake
@@ -188,10 +184,15 @@ def _gradient_shapes(
 ) -> list[Tensor]:
     groups = len(weights) // len(NAMES)
     of_weights = [
-        one.new_empty((groups, *one.squeeze(1).shape), dtype=torch.float32)
+        one.new_empty((groups, *_unsplit(one).shape), dtype=torch.float32)
         for one in weights[: len(NAMES)]
     ]
     return [xz.new_empty(xz.shape), out_weight.new_empty(out_weight.shape), *of_weights]
+
+
+def _unsplit(weight: Tensor) -> Tensor:
+    """Without the axis that a convolution's weight has for its single input channel."""
+    return weight[:, 0] if weight.dim() == 3 else weight
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, list[Tensor], Tensor], output: Tensor) -> None:

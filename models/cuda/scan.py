@@ -1,18 +1,18 @@
 """Selective scans on a GPU, group by group in either direction; nothing here knows of gradients.
 
-Axes: G groups, B clips, L sequence length, D channels, S states; P is S padded to a multiple of four.
+Axes: G groups, B clips, L sequence length, D channels, S states; P is S padded to a multiple of 4.
 Everything lies in the order of the sequence, also what belongs to a reversed group.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from reelscan.models.cuda.arguments import Value
+from reelscan.models.cuda.compiler import KernelError
 from reelscan.models.cuda.launcher import ELEMENTS, KernelSource, Macros, in_fours, load_kernel
+from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanGradients, ScanInputs
 from reelscan.models.cuda.scan_plan import (
     CHECKPOINT_STEPS,
     BackwardPlan,
@@ -30,7 +30,9 @@ _SHARED_ARGUMENTS = """
     int clips; int length; int channels; int chunks; int chunk_steps; int groups; int first_group;
     int reversed_groups;
 """
-_C_ARGUMENTS = "const element* C; long long C_group; long long C_clip; long long C_row; const float* D;"
+_C_ARGUMENTS = (
+    "const element* C; long long C_group; long long C_clip; long long C_row; const float* D;"
+)
 FORWARD = KernelSource(
     file="scan_forward.cu",
     name="scan_forward",
@@ -57,77 +59,6 @@ BACKWARD = KernelSource(
     float* grad_start;
     """,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanInputs:
-    """What a scan reads. The last axis of each tensor lies in one piece, the others as they like."""
-
-    u: Tensor
-    """[G, B, L, D] in float32, bfloat16 or float16, as are delta, B and C."""
-    delta: Tensor
-    B: Tensor
-    """[G, B, L, S]"""
-    C: Tensor
-    A: Tensor
-    """[G, D, S] in float32, in one piece, as are D and bias."""
-    D: Tensor | None
-    """[G, D]"""
-    bias: Tensor | None
-    """[G, D], added to delta"""
-    softplus: bool
-    """Whether delta passes softplus."""
-    reversed_groups: int = 0
-    """Bit g: group g runs against the sequence."""
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """G, B, L, D, S"""
-        groups, clips, length, channels = self.u.shape
-        return groups, clips, length, channels, self.A.shape[-1]
-
-    def multiprocessors(self) -> int:
-        """Of the device; an H100's where the kernels are emulated."""
-        return multiprocessors_of(self.u.device)
-
-
-@cache
-def multiprocessors_of(device: torch.device) -> int:
-    """How many the device has."""
-    if device.type != "cuda":
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForwardOutputs:
-    """Where a forward scan writes; None where nothing is wanted."""
-
-    y: Tensor | None = None
-    """[groups scanned, B, L, D]"""
-    last: Tensor | None = None
-    """[G, B, D, S] float32"""
-    checkpoints: Tensor | None = None
-    """[G, B, tiles, D, P] float32, of `new_checkpoints`"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanGradients:
-    """What a backward scan gives, in float32 but for u and delta."""
-
-    u: Tensor
-    """[G, B, L, D], as delta"""
-    delta: Tensor
-    BC: Tensor
-    """[G, B, L, 2, P]: of B, then of C"""
-    A: Tensor
-    """[G, D, S]"""
-    D: Tensor
-    """[G, D]"""
-    bias: Tensor
-    """[G, D]"""
-    start: Tensor | None
-    """[G, B, D, S]"""
 
 
 def run_forward(
@@ -158,7 +89,11 @@ def run_forward(
     )
     lane_macros = _lane_macros(inputs, plan)
     entering = _entering_states(inputs, start, plan, lane_macros, group)
-    tensors = [t for t in (inputs.u, inputs.delta, inputs.B, inputs.C, z, other, outputs.y) if t is not None]
+    tensors = [
+        t
+        for t in (inputs.u, inputs.delta, inputs.B, inputs.C, z, other, outputs.y)
+        if t is not None
+    ]
     macros = (
         *_element_macros(inputs, tensors),
         *lane_macros,
@@ -212,7 +147,7 @@ def run_backward(
     wants_start: bool = False,
     plan: BackwardPlan | None = None,
 ) -> ScanGradients:
-    """The gradients of all groups, from that of y [G, B, L, D] and of the last state [G, B, D, S]."""
+    """The gradients of all groups, from those of y [G, B, L, D] and the last state [G, B, D, S]."""
     groups, clips, length, channels, states = inputs.sizes
     plan = plan or plan_backward(
         sequences=groups * clips,
@@ -226,7 +161,9 @@ def run_backward(
     grad_u = torch.empty(inputs.u.shape, dtype=inputs.u.dtype, device=inputs.u.device)
     grad_delta = torch.empty_like(grad_u)
     device = inputs.u.device
-    grad_BC = torch.empty(tiles, groups, clips, length, 2, padded, dtype=torch.float32, device=device)
+    grad_BC = torch.empty(
+        tiles, groups, clips, length, 2, padded, dtype=torch.float32, device=device
+    )
     chunks = clips * plan.chunks
     grad_A = torch.empty(groups, chunks, channels, padded, dtype=torch.float32, device=device)
     grad_D_bias = torch.empty(groups, chunks, 2, channels, dtype=torch.float32, device=device)
@@ -296,7 +233,7 @@ def _entering_gradients(
     """The gradient that enters each chunk from behind, [G, B, chunks, D, P]."""
     if plan.chunks == 1:
         return None if grad_last is None else _padded(grad_last).unsqueeze(2)
-    groups, clips, length, channels, states = inputs.sizes
+    groups, clips, _, channels, states = inputs.sizes
     walk = plan_forward(
         sequences=groups * clips * plan.chunks,
         length=plan.chunk_steps,
@@ -344,6 +281,11 @@ def _shared_values(
     inputs: ScanInputs, chunks: int, chunk_steps: int, group: int | None
 ) -> dict[str, Value]:
     groups, clips, length, channels, _ = inputs.sizes
+    if length * max(inputs.u.stride(2), inputs.delta.stride(2), inputs.B.stride(2)) >= 2**31:
+        raise KernelError(
+            f"a sequence of {length} steps is too long for the GPU kernels, which count elements of "
+            "a sequence in 32 bits; cut it into parts, or take scan 'chunked'"
+        )
     return {
         **_named_strides("u", inputs.u),
         **_named_strides("delta", inputs.delta),

@@ -75,13 +75,14 @@ def plan_forward(
     """For G x B = `sequences` sequences scanned in one launch; cuts as measured on an H100."""
     warps = sequences * channels / 32 / multiprocessors
     lanes = 2
-    while lanes < 8 and warps * lanes < _WARPS_WANTED and _lanes_fit(2 * lanes, states):
+    while lanes < 8 and warps * lanes < _WARPS_WANTED / 2 and _lanes_fit(2 * lanes, states):
         lanes *= 2
     chunks, chunk_steps = _chunks(length, warps * lanes)
     if chunks > 1:
         lanes = 2
         chunks, chunk_steps = _chunks(length, warps * lanes)
-    block_channels, steps = {2: (64, 16), 4: (16, 16), 8: (16, 32)}[lanes]
+    many = warps * lanes >= _WARPS_WANTED
+    block_channels, steps = {2: (64 if many else 32, 16), 4: (16, 16), 8: (16, 32)}[lanes]
     return ForwardPlan(
         lanes=lanes,
         per_thread=1,
@@ -89,8 +90,8 @@ def plan_forward(
         steps=steps,
         chunks=chunks,
         chunk_steps=chunk_steps,
-        fma_exponentials=1 if lanes == 2 and states == 16 else 0,
         unrolled=2 if lanes == 2 and states <= 16 else 1,
+        resident=4 if lanes == 2 and many and states <= 16 else 1,
     )
 
 

@@ -22,7 +22,9 @@ HEADER = Path(__file__).parent / "host_emulation.h"
 
 def compiler() -> str | None:
     """A C++ compiler of this machine."""
-    return next((found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))), None)
+    return next(
+        (found for name in ("g++", "clang++", "c++") if (found := shutil.which(name))), None
+    )
 
 
 class EmulatedKernel:
@@ -45,7 +47,7 @@ class EmulatedKernel:
 def load_emulated(source: KernelSource, macros: Macros, device: torch.device) -> Kernel:
     """In the place of `launcher.load_kernel`."""
     text = source.text(macros)
-    text = f"{text[: text.index('// What the kernels share')]}#include \"{HEADER}\"\n{text}"
+    text = f'{text[: text.index("// What the kernels share")]}#include "{HEADER}"\n{text}'
     text += (
         f'\nextern "C" void run(const Arguments* p, int blocks, int threads) '
         f"{{ emulation::run_grid(blocks, threads, [&] {{ {source.name}(*p); }}); }}\n"
