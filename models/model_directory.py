@@ -27,7 +27,6 @@ from reelscan.models.model_files import (
 )
 from reelscan.models.plain_config import from_plain
 from reelscan.models.preprocessing import Preprocessing
-from reelscan.models.quick_init import without_random_init
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
 from reelscan.models.weights import count_parameters, load_strict, load_weights
@@ -131,7 +130,7 @@ def load_model(
     parts = {part: written[part] for part in ("model", "preprocessing")}
     found = fingerprint(parts, tokenizer, tensors)
     check_unaltered(path, written=description.fingerprint, found=found)
-    with without_random_init():
+    with torch.random.fork_rng(devices=[]):
         model = VideoTextModel(description.model)
     tied = model.state_dict().keys() - _stored_tensors(model).keys()
     load_strict(model, tensors, allowed_missing=tuple(tied))

@@ -20,7 +20,6 @@ from reelscan.models.model_files import (
 )
 from reelscan.models.plain_config import from_plain
 from reelscan.models.preprocessing import Preprocessing
-from reelscan.models.quick_init import without_random_init
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.models.vision_model import VisionModel
 from reelscan.models.weights import count_parameters, load_weights
@@ -116,7 +115,7 @@ def load_vision_model(
     tensors = load_weights(path / WEIGHTS_FILE)
     found = fingerprint({part: written[part] for part in _PARTS}, None, tensors)
     check_unaltered(path, written=description.fingerprint, found=found)
-    with without_random_init():
+    with torch.random.fork_rng(devices=[]):
         model = VisionModel(description.model, classes=description.classes)
     model.load_stored(tensors)
     model.to(device).eval()
