@@ -283,8 +283,8 @@ def _shared_values(
     groups, clips, length, channels, _ = inputs.sizes
     if length * max(inputs.u.stride(2), inputs.delta.stride(2), inputs.B.stride(2)) >= 2**31:
         raise KernelError(
-            f"a sequence of {length} steps is too long for the GPU kernels, which count elements of "
-            "a sequence in 32 bits; cut it into parts, or take scan 'chunked'"
+            f"a sequence of {length} steps is too long for the GPU kernels, which count its "
+            "elements in 32 bits; cut it into parts, or take scan 'chunked'"
         )
     return {
         **_named_strides("u", inputs.u),

@@ -1,5 +1,7 @@
 """The scan's kernels against the plain loop in float64: on the CPU by emulation, and on a GPU."""
 
+import math
+
 import pytest
 import torch
 from tests.support.gpu import require_gpu
@@ -11,7 +13,7 @@ from reelscan.models.cuda.scan_plan import BackwardPlan, ForwardPlan
 def cut(
     lanes: int, per_thread: int, channels: int, steps: int, *, chunks: int = 1, length: int = 0
 ) -> ForwardPlan:
-    chunk_steps = -(-(-(-max(length, 64) // chunks)) // 64) * 64
+    chunk_steps = math.ceil(max(length, 64) / chunks / 64) * 64
     return ForwardPlan(
         lanes=lanes,
         per_thread=per_thread,
@@ -24,7 +26,7 @@ def cut(
 
 
 def cut_backward(warps: int, per_thread: int, *, chunks: int = 1, length: int = 0) -> BackwardPlan:
-    steps = -(-(-(-max(length, 64) // chunks)) // 64) * 64
+    steps = math.ceil(max(length, 64) / chunks / 64) * 64
     return BackwardPlan(
         warps=warps,
         per_thread=per_thread,
