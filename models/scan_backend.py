@@ -58,6 +58,7 @@ def default_backend(device: torch.device, dtype: torch.dtype) -> tuple[ScanBacke
     return "fused", "compiled by Numba, for torch.float32 on cpu"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_not_cuda() -> str | None:
     # Only here, for it is of use beside a GPU alone.
     from reelscan.models import scan_cuda

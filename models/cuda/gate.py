@@ -39,6 +39,8 @@ def gate_backward(
     total and grad lie in one piece; z and grad_z may be columns of something wider.
     """
     channels = total.shape[-1]
+    # As rows, for the step between rows of a single position says nothing.
+    z, grad_z = z.flatten(0, -2), _as_rows(grad_z)
     grad_sum = torch.empty_like(total)
     gated = torch.empty_like(total) if again else None
     tensors = [tensor for tensor in (total, z, grad, grad_sum, grad_z, gated) if tensor is not None]
@@ -62,3 +64,9 @@ def gate_backward(
     threads = rows * -(-channels // 4)
     load_kernel(GATE, macros, total.device).launch(values, blocks=-(-threads // 256), threads=256)
     return GateGradient(grad_sum=grad_sum, gated=gated)
+
+
+def _as_rows(tensor: Tensor) -> Tensor:
+    rows = tensor.flatten(0, -2)
+    assert rows.data_ptr() == tensor.data_ptr(), f"copied, for its strides are {tensor.stride()}"
+    return rows

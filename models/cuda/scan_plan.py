@@ -3,6 +3,7 @@
 Axes: G groups, B clips, L sequence length, D channels, S states.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -83,6 +84,8 @@ def plan_forward(
         chunks, chunk_steps = _chunks(length, warps * lanes)
     many = warps * lanes >= _WARPS_WANTED
     block_channels, steps = {2: (64 if many else 32, 16), 4: (16, 16), 8: (16, 32)}[lanes]
+    blocks = sequences * chunks * -(-channels // block_channels)
+    crowded = lanes == 2 and many and states <= 16 and _four_pay(blocks / multiprocessors)
     return ForwardPlan(
         lanes=lanes,
         per_thread=1,
@@ -91,7 +94,8 @@ def plan_forward(
         chunks=chunks,
         chunk_steps=chunk_steps,
         unrolled=2 if lanes == 2 and states <= 16 else 1,
-        resident=4 if lanes == 2 and many and states <= 16 else 1,
+        fma_exponentials=1 if lanes == 2 and many and states == 16 and not crowded else 0,
+        resident=4 if crowded else 1,
     )
 
 
@@ -110,6 +114,14 @@ def plan_backward(
         chunk_steps=chunk_steps,
         resident=2 if states <= 16 else 1,
     )
+
+
+def _four_pay(blocks: float) -> bool:
+    """Whether four blocks at a time on a multiprocessor beat three, which need no spilling.
+
+    Four work a fifth faster together, but may leave more of the last round idle.
+    """
+    return math.ceil(blocks / 4) * 4 * 0.83 < math.ceil(blocks / 3) * 3
 
 
 def _lanes_fit(lanes: int, states: int) -> bool:

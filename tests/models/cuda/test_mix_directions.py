@@ -76,11 +76,12 @@ def test_encoder_on_a_gpu(published: bool) -> None:
     config = VideoMambaConfig(depth=3, width=96, image_size=64, frames=4, published_init=published)
     encoder = VideoMamba(config).to(device)
     clips = torch.randn(2, 4, 3, 64, 64, device=device)
+    weights = torch.randn(config.width, device=device)
     results = []
     for scan in ("cuda", "chunked"):
         with scanning_by(scan):
             tokens = encoder.encode(clips).tokens
-            loss = tokens.square().mean()
+            loss = (tokens @ weights).sigmoid().mean()
             results.append((tokens, *torch.autograd.grad(loss, list(encoder.layers.parameters()))))
     for ours, expected in zip(*results, strict=True):
         assert error(ours, expected) < 1e-4
