@@ -21,6 +21,7 @@ from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
 from reelscan.retrieval.cli.evaluation_files import save_evaluation
 from reelscan.retrieval.cli.evaluation_progress import EvaluationBars
+from reelscan.retrieval.cli.progress import notice
 from reelscan.retrieval.cli.retrieval_table import (
     comparison,
     order_of_pairs,
@@ -333,7 +334,9 @@ def _loader(
         return lambda: load_openclip_encoder(
             model, weights=weights, device=device, frames=benchmark.frames
         )
-    return lambda: _fitted(choose_encoder(name, device=device), benchmark)
+    return lambda: _fitted(
+        choose_encoder(name, device=device, on_notice=notice), benchmark
+    )
 
 
 def _fitted(encoder: VideoTextEncoder, benchmark: Benchmark) -> VideoTextEncoder:
