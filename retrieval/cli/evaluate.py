@@ -334,9 +334,7 @@ def _loader(
         return lambda: load_openclip_encoder(
             model, weights=weights, device=device, frames=benchmark.frames
         )
-    return lambda: _fitted(
-        choose_encoder(name, device=device, on_notice=notice), benchmark
-    )
+    return lambda: _fitted(choose_encoder(name, device=device, on_notice=notice), benchmark)
 
 
 def _fitted(encoder: VideoTextEncoder, benchmark: Benchmark) -> VideoTextEncoder:
