@@ -11,25 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from benchmarks.gpu_timing import measure
 
 from reelscan.models.cuda.scan import new_checkpoints, run_backward, run_forward
 from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanInputs
 from reelscan.models.cuda.scan_plan import BackwardPlan, ForwardPlan
-
-
-def milliseconds(work: Callable[[], object], *, repeats: int = 10) -> float:
-    """The fastest of some runs, after warming up."""
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return min(times)
 
 
 def make_inputs(clips: int, length: int, channels: int, groups: int) -> ScanInputs:
@@ -175,7 +161,7 @@ def main() -> None:
         for _ in pool.map(lambda plan: work(plan)(), plans):
             pass
     torch.cuda.synchronize()
-    timed = sorted((milliseconds(work(plan)), str(plan)) for plan in plans)
+    timed = sorted((measure(work(plan), repetitions=10).milliseconds, str(plan)) for plan in plans)
     print(f"# {given}")
     for time, plan in timed[: given.best]:
         print(json.dumps({"ms": round(time, 4), "plan": plan}))

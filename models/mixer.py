@@ -5,14 +5,14 @@ R rank of the time steps.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from reelscan.models.directions import convolve_directions, merge_directions
 from reelscan.models.norm import at_least_float32
-from reelscan.models.scan_backend import default_backend
+from reelscan.models.scan_backend import uses_gpu_kernels
 from reelscan.models.selective_scan import selective_scan
 
 TIME_STEP_RANGE = (0.001, 0.1)
@@ -63,13 +63,6 @@ def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
     ).y
 
 
-def _runs_in_one(xz: Tensor) -> bool:
-    """Whether our GPU kernels do it all, from the convolution to the output projection."""
-    if xz.device.type != "cuda" or xz.dtype == torch.float64:
-        return False
-    return default_backend(xz.device, torch.float32)[0] == "cuda"
-
-
 def _mix_in_one(xz: Tensor, weights: list[Tensor], out_weight: Tensor) -> Tensor:
     # Only here, for it is of use beside a GPU alone.
     from reelscan.models.cuda.mix_directions import mix_directions
@@ -100,27 +93,31 @@ class MambaMixer(nn.Module):
         in two all others.
         """
         xz = self.in_proj(hidden)
-        if _runs_in_one(xz):
+        if uses_gpu_kernels(xz):
             return _mix_in_one(xz, self._parameters_of_directions(), self.out_proj.weight)
         x, z = xz.chunk(2, dim=-1)
         mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self._weights()), z))
         return mixed
 
     def _parameters_of_directions(self) -> list[Tensor]:
-        """As published, direction by direction: what `_weights` stacks."""
+        """As published, direction by direction, each in the order of `DirectionWeights`."""
         conv, steps = self.conv1d, self.dt_proj
         forward = [conv.weight, _bias(conv), self.x_proj.weight, steps.weight, steps.bias]
         return [*forward, self.A_log, self.D]
 
     def _weights(self) -> DirectionWeights:
+        parameters = self._parameters_of_directions()
+        count = len(fields(DirectionWeights))
+        stacked = [torch.stack(parameters[number::count]) for number in range(count)]
+        conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A_log, D = stacked
         return DirectionWeights(
-            conv_weight=self.conv1d.weight.squeeze(1).unsqueeze(0),
-            conv_bias=_bias(self.conv1d).unsqueeze(0),
-            x_proj=self.x_proj.weight.unsqueeze(0),
-            dt_weight=self.dt_proj.weight.unsqueeze(0),
-            dt_bias=self.dt_proj.bias.unsqueeze(0),
-            A_log=self.A_log.unsqueeze(0),
-            D=self.D.unsqueeze(0),
+            conv_weight=conv_weight.squeeze(2),
+            conv_bias=conv_bias,
+            x_proj=x_proj,
+            dt_weight=dt_weight,
+            dt_bias=dt_bias,
+            A_log=A_log,
+            D=D,
         )
 
 
@@ -147,17 +144,6 @@ class BidirectionalMixer(MambaMixer):
         conv, steps = self.conv1d_b, self.dt_proj_b
         backward = [conv.weight, _bias(conv), self.x_proj_b.weight, steps.weight, steps.bias]
         return [*super()._parameters_of_directions(), *backward, self.A_b_log, self.D_b]
-
-    def _weights(self) -> DirectionWeights:
-        return DirectionWeights(
-            conv_weight=torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
-            conv_bias=torch.stack([_bias(self.conv1d), _bias(self.conv1d_b)]),
-            x_proj=torch.stack([self.x_proj.weight, self.x_proj_b.weight]),
-            dt_weight=torch.stack([self.dt_proj.weight, self.dt_proj_b.weight]),
-            dt_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
-            A_log=torch.stack([self.A_log, self.A_b_log]),
-            D=torch.stack([self.D, self.D_b]),
-        )
 
 
 def initialise_time_steps(dt_proj: nn.Linear) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reelscan.models.scan_backend import default_backend
+from reelscan.models.scan_backend import uses_gpu_kernels
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -61,9 +61,7 @@ def add_and_norm(
 
 def _runs_in_one(stream: Tensor, added: Tensor) -> bool:
     """Whether our GPU kernel takes these: rows of whole fours that fit into shared memory."""
-    if stream.device.type != "cuda" or stream.dtype != torch.float32 or stream.dim() != 3:
+    if stream.dtype != torch.float32 or stream.dim() != 3:
         return False
     width = stream.shape[-1]
-    if added.dtype == torch.float64 or width % 4 or width > 1536:
-        return False
-    return default_backend(stream.device, torch.float32)[0] == "cuda"
+    return width % 4 == 0 and width <= 1536 and uses_gpu_kernels(added)

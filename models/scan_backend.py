@@ -58,6 +58,13 @@ def default_backend(device: torch.device, dtype: torch.dtype) -> tuple[ScanBacke
     return "fused", "compiled by Numba, for torch.float32 on cpu"
 
 
+def uses_gpu_kernels(tensor: torch.Tensor) -> bool:
+    """Whether our GPU kernels compute what is made of this tensor."""
+    if tensor.device.type != "cuda" or tensor.dtype == torch.float64:
+        return False
+    return default_backend(tensor.device, torch.float32)[0] == "cuda"
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_not_cuda() -> str | None:
     # Only here, for it is of use beside a GPU alone.

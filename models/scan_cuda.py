@@ -52,9 +52,8 @@ def scan_forward(
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     groups, clips, _, channels, states = inputs.sizes
     last = torch.empty(groups, clips, channels, states, dtype=torch.float32, device=u.device)
-    run_forward(
-        inputs, ForwardOutputs(y=y, last=last), start=_wide(initial_state), z=_rows(z, u.dtype)
-    )
+    gate = None if z is None else _rows(z, u.dtype)
+    run_forward(inputs, ForwardOutputs(y=y, last=last), start=_wide(initial_state), z=gate)
     return y, last
 
 
@@ -108,7 +107,7 @@ def scan_backward(
         None if D is None else gradients.D.to(D.dtype),
         grad_z,
         None if delta_bias is None else gradients.bias.to(delta_bias.dtype),
-        None if initial_state is None or gradients.start is None else gradients.start,
+        gradients.start,
     )
 
 
@@ -124,13 +123,11 @@ def _inputs(
 ) -> ScanInputs:
     if u.dtype not in ELEMENTS:
         raise TypeError(f"u is {u.dtype}; the kernels take {', '.join(map(str, ELEMENTS))}")
-    rows = [_rows(tensor, u.dtype) for tensor in (u, delta, B, C)]
-    assert all(tensor is not None for tensor in rows)
     return ScanInputs(
-        u=rows[0],  # type: ignore[arg-type]
-        delta=rows[1],  # type: ignore[arg-type]
-        B=rows[2],  # type: ignore[arg-type]
-        C=rows[3],  # type: ignore[arg-type]
+        u=_rows(u, u.dtype),
+        delta=_rows(delta, u.dtype),
+        B=_rows(B, u.dtype),
+        C=_rows(C, u.dtype),
         A=A.float().contiguous(),
         D=_wide(D),
         bias=_wide(delta_bias),
@@ -138,10 +135,8 @@ def _inputs(
     )
 
 
-def _rows(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """In that dtype, its last axis in one piece."""
-    if tensor is None:
-        return None
     tensor = tensor.to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 

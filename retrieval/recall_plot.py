@@ -17,6 +17,7 @@ from reelscan.retrieval.evaluation_report import EvaluationReport, RankingName
 _DEEPEST = 100
 _STYLES: dict[RankingName, str] = {"embedding": "-", "reranked": "--", "dual softmax": ":"}
 _COLOURS = ("#1f5f8b", "#c8553d", "#3d7d4a", "#8a5a9e", "#b08a2e", "#4a4a4a")
+_MARKERS = "osv^"
 
 
 def write_recall_plot(
@@ -69,7 +70,8 @@ def recall_curve(ranks: NDArray[np.int64], *, deepest: int) -> NDArray[np.float6
 
 
 def _add_published(axes: Axes, benchmark: Benchmark, direction: str) -> None:
-    for marker, result in zip("osv^", benchmark.published, strict=False):
+    for number, result in enumerate(benchmark.published):
+        marker = _MARKERS[number % len(_MARKERS)]
         recalls = getattr(result, direction)
         label = f"published {result.model}, reranked"
         axes.plot((1, 5, 10), recalls, marker, color="#777777", markersize=5, label=label)

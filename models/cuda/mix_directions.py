@@ -17,9 +17,8 @@ from torch.nn import functional
 from reelscan.models.cuda.convolve import convolve, convolve_backward
 from reelscan.models.cuda.gate import gate_backward
 from reelscan.models.cuda.gather import NAMES, GatheredWeights, gather_weights
-from reelscan.models.cuda.scan import new_checkpoints, run_backward, run_forward
+from reelscan.models.cuda.scan import forward_plan, new_checkpoints, run_backward, run_forward
 from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanInputs
-from reelscan.models.cuda.scan_plan import plan_forward
 
 SECOND_REVERSED = 0b10
 """Of the scan's groups, the second runs against the sequence."""
@@ -64,15 +63,9 @@ def _prepare(x: Tensor, weights: list[Tensor]) -> _Prepared:
 
 def _scan_all(scan: ScanInputs, *, z: Tensor | None, checkpoints: Tensor | None = None) -> Tensor:
     """The directions summed [B, L, D], gated where z is given."""
-    groups, clips, length, channels, states = scan.sizes
+    groups = scan.u.shape[0]
     gate = None if z is None else z.unsqueeze(0).expand(groups, -1, -1, -1)
-    plan = plan_forward(
-        sequences=groups * clips,
-        length=length,
-        channels=channels,
-        states=states,
-        multiprocessors=scan.multiprocessors(),
-    )
+    plan = forward_plan(scan, groups=groups)
     if groups == 2 and plan.chunks == 1 and scan.u.is_cuda:
         y = torch.empty(1, *scan.u.shape[1:], dtype=scan.u.dtype, device=scan.u.device)
         outputs = ForwardOutputs(y=y, checkpoints=checkpoints)

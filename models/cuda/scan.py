@@ -78,16 +78,10 @@ def run_forward(
     where given. With `meets` two opposite groups write their sum to y [1, B, L, D], in one launch;
     that wants a plan of one chunk.
     """
-    groups, clips, length, channels, states = inputs.sizes
+    groups, clips, length, channels, _ = inputs.sizes
     scanned = groups if group is None else 1
-    plan = plan or plan_forward(
-        sequences=scanned * clips,
-        length=length,
-        channels=channels,
-        states=states,
-        multiprocessors=inputs.multiprocessors(),
-    )
-    lane_macros = _lane_macros(inputs, plan)
+    plan = plan or forward_plan(inputs, groups=scanned)
+    lane_macros = _lane_macros(plan)
     entering = _entering_states(inputs, start, plan, lane_macros, group)
     tensors = [
         t
@@ -128,6 +122,18 @@ def run_forward(
         values,
         blocks=blocks,
         threads=plan.threads,
+    )
+
+
+def forward_plan(inputs: ScanInputs, *, groups: int) -> ForwardPlan:
+    """How a launch that scans so many of the groups is cut."""
+    _, clips, length, channels, states = inputs.sizes
+    return plan_forward(
+        sequences=groups * clips,
+        length=length,
+        channels=channels,
+        states=states,
+        multiprocessors=inputs.multiprocessors(),
     )
 
 
@@ -243,7 +249,7 @@ def _entering_gradients(
     )
     macros = (
         *_element_macros(inputs, [grad_y, inputs.delta, inputs.C]),
-        *_lane_macros(inputs, walk),
+        *_lane_macros(walk),
         ("GRADIENT", 1),
     )
     values = _shared_values(inputs, plan.chunks, plan.chunk_steps, None)
@@ -313,7 +319,7 @@ def _strides(name: str, tensor: Tensor) -> dict[str, Value]:
     return {f"{name}_group": group, f"{name}_clip": clip, f"{name}_row": row}
 
 
-def _lane_macros(inputs: ScanInputs, plan: ForwardPlan) -> Macros:
+def _lane_macros(plan: ForwardPlan) -> Macros:
     return (
         ("LANES", plan.lanes),
         ("PER", plan.per_thread),

@@ -1,30 +1,18 @@
 """open_clip models as encoders, against open_clip's own calls."""
 
-import json
-
 import pytest
 import torch
+from tests.support.tiny_open_clip import NAME, open_clip_with_tiny_model
 
 from reelscan.models.encoder import Encoder, MatchingEncoder
 from reelscan.models.openclip_encoder import load_openclip_encoder
-from reelscan.models.torchvision_mismatch import importable_torchvision
 
-NAME = "tiny-for-encoder-tests"
 TEXTS = ["a dog runs", "A man, playing the guitar!"]
 
 
 @pytest.fixture(scope="module")
 def open_clip(tmp_path_factory):
-    importable_torchvision()
-    open_clip = pytest.importorskip(
-        "open_clip", reason="needs open_clip: pip install 'reelscan[openclip]'"
-    )
-    path = tmp_path_factory.mktemp("configs") / f"{NAME}.json"
-    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    vision = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
-    path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(path)
-    return open_clip
+    return open_clip_with_tiny_model(tmp_path_factory.mktemp("configs"))
 
 
 @pytest.fixture(scope="module")
