@@ -13,9 +13,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from reelscan.models.clip_length import with_clip_length
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
+from reelscan.models.videomamba import VideoMamba
 
 
 @runtime_checkable
@@ -39,6 +41,18 @@ class Encoder(Protocol):
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Q texts -> float32 [Q, E] of length 1, on the CPU."""
+
+
+@runtime_checkable
+class FrameEncoder(Encoder, Protocol):
+    """Also gives a vector for each frame of a clip of any length."""
+
+    def encode_frames(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S] -> float32 [B, T, E] of length 1, on the CPU.
+
+        Their mean over the `preprocessing.frames` of a clip is its `encode_video`. [B, 1, E] where
+        the model does not tell frames apart.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +155,7 @@ class VideoTextEncoder:
         self._token_dtype = torch.bfloat16 if self._autocast else torch.float32
         self._videos_at_once = videos_at_once
         self._texts_at_once = texts_at_once
+        self._other_length: VideoMamba | None = None
 
     @property
     def embed_dim(self) -> int:
@@ -157,6 +172,25 @@ class VideoTextEncoder:
         if not len(frames_uint8):
             return torch.empty(0, self.embed_dim)
         return self._each_clip(frames_uint8, lambda clips: self.model.embed_video(clips).mean(1))
+
+    def encode_frames(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S] -> float32 [B, T, E], each frame's vector of length 1.
+
+        One pass over each clip, however long: positions in time are interpolated where T is not
+        `preprocessing.frames`, and cost and memory grow with T alone. [B, 1, E] for models that
+        pool the class token only. Raises ValueError.
+        """
+        self.preprocessing.check_frames(frames_uint8, any_length=True)
+        frames = frames_uint8.shape[1]
+        if not len(frames_uint8):
+            return torch.empty(0, frames, self.embed_dim)
+        vision = self._vision_for(frames)
+        at_once = max(1, self._videos_at_once * self.preprocessing.frames // frames)
+        return self._each_clip(
+            frames_uint8,
+            lambda clips: self.model.project_vision(vision(clips).pooled),
+            at_once=at_once,
+        )
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Q texts -> float32 [Q, E] of length 1."""
@@ -249,11 +283,31 @@ class VideoTextEncoder:
     def _tokenize(self, texts: list[str]) -> TokenBatch:
         return self.tokenizer(texts, max_tokens=self.preprocessing.max_text_tokens)
 
-    def _each_clip(self, frames_uint8: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _vision_for(self, frames: int) -> VideoMamba:
+        """The video encoder for clips of so many frames."""
+        own = self.model.vision_encoder
+        if frames in (1, own.config.frames):
+            return own
+        if self._other_length is None or self._other_length.config.frames != frames:
+            if own.config.tubelet_size > 1:
+                raise ValueError(
+                    f"this model reads {own.config.tubelet_size} frames as one, so it has no "
+                    f"vector for each; give clips of {own.config.frames} frames"
+                )
+            self._other_length = with_clip_length(own, frames=frames)
+        return self._other_length
+
+    def _each_clip(
+        self,
+        frames_uint8: Tensor,
+        compute: Callable[[Tensor], Tensor],
+        *,
+        at_once: int | None = None,
+    ) -> Tensor:
         with self._inference():
             parts = [
                 compute(self.preprocessing.normalise(part.to(self.device))).cpu()
-                for part in torch.split(frames_uint8, self._videos_at_once)
+                for part in torch.split(frames_uint8, at_once or self._videos_at_once)
             ]
         return torch.cat(parts)
 

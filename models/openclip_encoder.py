@@ -51,8 +51,13 @@ class OpenClipEncoder:
     def encode_video(self, frames_uint8: Tensor) -> Tensor:
         """uint8 [B, T, 3, S, S] -> float32 [B, E]: the mean of frame vectors of length 1."""
         self.preprocessing.check_frames(frames_uint8)
+        return self.encode_frames(frames_uint8).mean(dim=1)
+
+    def encode_frames(self, frames_uint8: Tensor) -> Tensor:
+        """uint8 [B, T, 3, S, S], T any number -> float32 [B, T, E] of length 1."""
+        self.preprocessing.check_frames(frames_uint8, any_length=True)
         if not len(frames_uint8):
-            return torch.empty(0, self.embed_dim)
+            return torch.empty(0, frames_uint8.shape[1], self.embed_dim)
         with torch.inference_mode(), self._autocast():
             vectors = [
                 F.normalize(
@@ -63,7 +68,7 @@ class OpenClipEncoder:
                 ).cpu()
                 for frames in torch.split(frames_uint8.flatten(0, 1), self._frames_at_once)
             ]
-        return torch.cat(vectors).view(*frames_uint8.shape[:2], -1).mean(dim=1)
+        return torch.cat(vectors).view(*frames_uint8.shape[:2], -1)
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Q texts, as they stand -> float32 [Q, E] of length 1."""

@@ -54,10 +54,14 @@ class Preprocessing:
                     f"{name} is {getattr(self, name)!r}; choose one of {list(get_args(allowed))}"
                 )
 
-    def check_frames(self, frames_uint8: Tensor) -> None:
-        """Raise ValueError unless these are uint8 [B, T, 3, size, size], T = `frames` or 1."""
+    def check_frames(self, frames_uint8: Tensor, *, any_length: bool = False) -> None:
+        """Raise ValueError unless these are uint8 [B, T, 3, size, size], T = `frames` or 1.
+
+        `any_length` takes every T.
+        """
         shape, size = list(frames_uint8.shape), self.size
-        fits = len(shape) == 5 and shape[1] in (1, self.frames) and shape[2:] == [3, size, size]
+        fits = len(shape) == 5 and shape[2:] == [3, size, size]
+        fits = fits and (shape[1] >= 1 if any_length else shape[1] in (1, self.frames))
         if not fits or frames_uint8.dtype != torch.uint8:
             raise ValueError(
                 f"frames are {frames_uint8.dtype} {shape}; this model takes torch.uint8 "

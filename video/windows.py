@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,6 +25,19 @@ class Window:
     """from the first frame of the video"""
     end_seconds: float
     """from the first frame of the video"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A stretch that is wanted of a video, and how many frames of it."""
+
+    start_seconds: float
+    end_seconds: float
+    frames: int
+
+
+ChooseSpans = Callable[[FrameReader], Sequence[Span]]
+"""Spans in the order of their starts; may decode, and is asked again if the timeline was wrong."""
 
 
 def stream_windows(
@@ -56,24 +69,45 @@ def stream_windows(
             raise ValueError(f"{argument}_seconds is {seconds}; give a number above 0")
     if frames < 1:
         raise ValueError(f"frames is {frames}; give at least 1")
+    return stream_spans(
+        source,
+        lambda reader: _spans(reader.timeline, window_seconds, stride_seconds, frames),
+        frame_size=frame_size,
+        interpolation=interpolation,
+        antialias=antialias,
+        decoder=decoder,
+        thread_count=thread_count,
+        name=name,
+    )
+
+
+def stream_spans(
+    source: VideoSource,
+    choose: ChooseSpans,
+    *,
+    frame_size: int | None,
+    interpolation: Interpolation = "bicubic",
+    antialias: bool = False,
+    decoder: Decoder = "auto",
+    thread_count: int = 1,
+    name: str | None = None,
+) -> Iterator[Window]:
+    """The spans that `choose` names, in one pass of decoding; otherwise as `stream_windows`."""
     check_decoder(decoder)
     resized = resizing(frame_size, interpolation, antialias)
 
     def windows() -> Iterator[Window]:
         with open_reader(source, decoder=decoder, name=name, thread_count=thread_count) as reader:
-            yield from _windows(reader, window_seconds, stride_seconds, frames, resized)
+            yield from _windows(reader, choose, resized)
 
     return windows()
 
 
-def _windows(
-    reader: FrameReader, window_seconds: float, stride_seconds: float, frames: int, resized: Resize
-) -> Iterator[Window]:
+def _windows(reader: FrameReader, choose: ChooseSpans, resized: Resize) -> Iterator[Window]:
     handed_out = 0
     while True:
-        spans = _spans(reader.timeline, window_seconds, stride_seconds)
         try:
-            for window in _decoded(reader, spans[handed_out:], frames, resized):
+            for window in _decoded(reader, choose(reader)[handed_out:], resized):
                 yield window
                 handed_out += 1
             break
@@ -84,38 +118,40 @@ def _windows(
 
 
 def _spans(
-    timeline: Timeline, window_seconds: float, stride_seconds: float
-) -> list[tuple[float, float]]:
-    """(start, end) of every window in seconds."""
+    timeline: Timeline, window_seconds: float, stride_seconds: float, frames: int
+) -> list[Span]:
     times, place = timeline.times_seconds, 0
-    spans: list[tuple[float, float]] = []
+    spans: list[Span] = []
     while True:
         start = place * stride_seconds
         begun = bisect_left(times, start)
-        if begun == len(times) or (spans and times[-1] < spans[-1][1]):
+        if begun == len(times) or (spans and times[-1] < spans[-1].end_seconds):
             return spans
         if times[begun] < start + window_seconds:
-            spans.append((start, min(start + window_seconds, timeline.end_seconds)))
+            end = min(start + window_seconds, timeline.end_seconds)
+            spans.append(Span(start_seconds=start, end_seconds=end, frames=frames))
             place += 1
         else:
             # Damaged times can leave gaps of days, so they are not walked through.
             place = max(place + 1, math.floor((times[begun] - window_seconds) / stride_seconds))
 
 
-def _decoded(
-    reader: FrameReader, spans: Sequence[tuple[float, float]], frames: int, resized: Resize
-) -> Iterator[Window]:
+def _decoded(reader: FrameReader, spans: Sequence[Span], resized: Resize) -> Iterator[Window]:
     timeline = reader.timeline
     choices = [
-        [timeline.ordinal_at(time) for time in times_at(start, end, frames)] for start, end in spans
+        [
+            timeline.ordinal_at(time)
+            for time in times_at(span.start_seconds, span.end_seconds, span.frames)
+        ]
+        for span in spans
     ]
     wanted = sorted({ordinal for choice in choices for ordinal in choice})
     decoded = zip(wanted, reader.frames_at(wanted), strict=True)
     held: dict[int, Tensor] = {}
-    for (start, end), ordinals in zip(spans, choices, strict=True):
+    for span, ordinals in zip(spans, choices, strict=True):
         # Windows begin later and later, so what lies before this one is not needed again.
         held = {ordinal: frame for ordinal, frame in held.items() if ordinal >= ordinals[0]}
         while ordinals[-1] not in held:
             ordinal, frame = next(decoded)
             held[ordinal] = resized(frame)
-        yield Window(clip_of(held, ordinals, reader), start, end)
+        yield Window(clip_of(held, ordinals, reader), span.start_seconds, span.end_seconds)

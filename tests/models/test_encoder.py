@@ -1,5 +1,7 @@
 """The encoder keeps its protocol: what it takes, what it returns, and that it repeats itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,9 @@ from reelscan.models.encoder import (
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
+from reelscan.models.videomamba import VideoMamba
 from reelscan.models.videomamba_config import VideoMambaConfig
+from reelscan.models.vision_checkpoint import fit_encoder_state
 
 TOKENIZER = Tokenizer(
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "ball", "rolls", "falls"]
@@ -85,6 +89,32 @@ def test_a_product_of_vectors_is_the_mean_cosine_over_frames(assert_close):
     with torch.no_grad():
         by_frame = encoder.model.embed_video(PREPROCESSING.normalise(frames))
     assert_close(videos @ texts.T, torch.einsum("bte,qe->btq", by_frame, texts).mean(dim=1))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_frame_vectors_of_any_length_are_those_of_a_model_fitted_to_it(assert_close, frames):
+    encoder = build()
+    clips = random_frames(frames=frames)
+    vectors = encoder.encode_frames(clips)
+    assert vectors.shape == (5, frames, 6)
+    config = replace(encoder.model.config.vision, frames=max(2, frames))
+    fitted = VideoMamba(config).eval()
+    state = fit_encoder_state(encoder.model.vision_encoder.state_dict(), config)
+    fitted.load_state_dict(state)
+    with torch.no_grad():
+        pooled = fitted(PREPROCESSING.normalise(clips)).pooled
+        expected = encoder.model.project_vision(pooled)
+    assert_close(vectors, expected)
+    if frames <= 2:
+        assert_close(vectors.mean(1), encoder.encode_video(clips))
+
+
+def test_clips_of_another_length_share_the_weights():
+    encoder = build()
+    before = encoder.encode_frames(random_frames(frames=3))
+    with torch.no_grad():
+        encoder.model.vision_encoder.layers[0].mixer.in_proj.weight.mul_(-1)
+    assert not torch.allclose(before, encoder.encode_frames(random_frames(frames=3)), atol=1e-3)
 
 
 def test_the_same_input_gives_the_same_bytes_and_micro_batches_the_same_vectors(assert_close):
