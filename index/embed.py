@@ -10,14 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-
 from reelscan.index.collection import Collection
 from reelscan.index.decode_ahead import decode_ahead
 from reelscan.index.embed_plan import EmbedPlan, make_plan, videos_gone
-from reelscan.index.manifest import MANIFEST_NAME, Manifest, Windowing
+from reelscan.index.manifest import MANIFEST_NAME, Manifest
 from reelscan.index.quarantine import QuarantinedVideo, quarantined_now
 from reelscan.index.segment_frames import read_segments
+from reelscan.index.segmenter import Segmenter, make_segmenter
 from reelscan.index.segments import NewSegment
 from reelscan.index.video_files import (
     VIDEO_EXTENSIONS,
@@ -25,7 +24,9 @@ from reelscan.index.video_files import (
     VideoFile,
     list_videos,
 )
+from reelscan.index.windowing import Windowing
 from reelscan.models.encoder import Encoder
+from reelscan.models.preprocessing import Preprocessing
 from reelscan.video.windows import Window
 
 
@@ -90,6 +91,7 @@ def embed_folder(
     folder: str | os.PathLike[str],
     collection_path: str | os.PathLike[str],
     *,
+    windowing: Windowing | None = None,
     window_seconds: float | None = 8.0,
     stride_seconds: float | None = None,
     batch_size: int = 8,
@@ -106,7 +108,8 @@ def embed_folder(
     the finished ones. A video that breaks anywhere is quarantined whole, with the reason, and
     tried again once its file changes (or with `retry_quarantined`). A file counts as unchanged
     while its size and modification time (with `compare_content`: its SHA-256) stay the same.
-    `window_seconds=None` makes each video one segment. Memory is bounded by `batch_size` and
+    `window_seconds=None` makes each video one segment; `windowing`, in place of the two numbers,
+    has the other ways to cut. Memory is bounded by `batch_size` and
     `workers` (decoding threads), not by the length of the videos. `model_path` is kept in the
     collection, for searches that do not name a model.
 
@@ -120,13 +123,14 @@ def embed_folder(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
-    windowing = Windowing(window_seconds=window_seconds, stride_seconds=stride_seconds)
+    windowing = windowing or Windowing(window_seconds=window_seconds, stride_seconds=stride_seconds)
+    cut = make_segmenter(encoder, windowing, batch_size=batch_size)
     root = Path(folder).resolve()
     listing = list_videos(root)
     with _open_or_create(encoder, root, Path(collection_path), windowing, listing) as collection:
         _refuse_other_settings(collection, root, windowing)
         gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
-        run = _Run(encoder, collection, batch_size=batch_size, on_progress=on_progress)
+        run = _Run(encoder.preprocessing, collection, cut, on_progress=on_progress)
         if model_path is not None:
             collection.record_model_path(model_path)
         plan = make_plan(
@@ -158,19 +162,19 @@ class _Run:
 
     def __init__(
         self,
-        encoder: Encoder,
+        preprocessing: Preprocessing,
         collection: Collection,
+        cut: Segmenter,
         *,
-        batch_size: int,
         on_progress: Callable[[EmbedProgress], None] | None,
     ) -> None:
         self.embedded = 0
         self.segments = 0
         self.video_seconds = 0.0
         self.quarantined: list[QuarantinedVideo] = []
-        self._encoder = encoder
+        self._preprocessing = preprocessing
         self._collection = collection
-        self._batch_size = batch_size
+        self._cut = cut
         self._on_progress = on_progress
         self._total_videos = 0
         self._jobs: dict[str, _Job] = {}
@@ -188,11 +192,11 @@ class _Run:
             read=lambda video: read_segments(
                 root / video,
                 windowing=windowing,
-                preprocessing=self._encoder.preprocessing,
+                preprocessing=self._preprocessing,
                 name=video,
             ),
             workers=workers,
-            waiting=self._batch_size,
+            waiting=self._cut.windows_at_once,
         )
         for event in events:
             job = self._jobs.setdefault(event.video, _Job(file=plan.to_embed[event.video]))
@@ -223,7 +227,7 @@ class _Run:
     def _add(self, job: _Job, window: Window) -> None:
         job.in_batch += 1
         self._batch.append((job.file.path, window))
-        if len(self._batch) == self._batch_size:
+        if len(self._batch) == self._cut.windows_at_once:
             self._encode_batch()
 
     def _drop(self, job: _Job, reason: str) -> None:
@@ -240,20 +244,11 @@ class _Run:
         if not self._batch:
             return
         batch, self._batch = self._batch, []
-        clips = torch.stack([window.clip.frames_uint8 for _, window in batch])
-        vectors = self._encoder.encode_video(clips).numpy()
-        expected = (len(batch), self._encoder.embed_dim)
-        assert vectors.shape == expected, f"the encoder gave {vectors.shape}, not {expected}"
-        for (video, window), vector in zip(batch, vectors, strict=True):
+        cut = self._cut.segments([window for _, window in batch])
+        for (video, _), segments in zip(batch, cut, strict=True):
             job = self._jobs[video]
             job.in_batch -= 1
-            job.segments.append(
-                NewSegment(
-                    start_seconds=window.start_seconds,
-                    end_seconds=window.end_seconds,
-                    vector=vector,
-                )
-            )
+            job.segments += segments
         self.tell(batch[-1][0])
         for video in dict.fromkeys(video for video, _ in batch):
             self._store_if_complete(self._jobs[video])
@@ -296,8 +291,8 @@ def _refuse_other_settings(collection: Collection, root: Path, windowing: Window
     made_with = collection.manifest
     if made_with.windowing != windowing:
         raise ValueError(
-            f"{collection.path} was cut with {made_with.windowing}, not {windowing}: "
-            "use the same windows, or embed into a new collection"
+            f"{collection.path} was cut into {made_with.windowing}, not into {windowing}: "
+            "use the same settings, or embed into a new collection"
         )
     if made_with.videos_root != str(root):
         raise ValueError(

@@ -1,11 +1,11 @@
 """What a collection was made with: the encoder, its preprocessing and the windows."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reelscan.index.windowing import Windowing, windowing_from_plain
 from reelscan.models.atomic_file import write_atomically
 
 FORMAT = "reelscan-collection"
@@ -28,34 +28,6 @@ class FingerprintMismatch(ValueError):  # noqa: N818 - the established name of t
         )
         self.collection = collection
         self.encoder = encoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class Windowing:
-    """How a video is cut into segments."""
-
-    window_seconds: float | None = 8.0
-    """Length of a segment in seconds; None makes the whole video one segment."""
-    stride_seconds: float | None = None
-    """Seconds from one segment's start to the next; None means no overlap and no gap."""
-
-    def __post_init__(self) -> None:
-        for name, seconds in (
-            ("window_seconds", self.window_seconds),
-            ("stride_seconds", self.stride_seconds),
-        ):
-            if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-                raise ValueError(f"{name} is {seconds}; give a number of seconds above 0")
-        if self.window_seconds is None and self.stride_seconds is not None:
-            raise ValueError(
-                f"stride_seconds is {self.stride_seconds} without a window_seconds; "
-                "a whole video is one segment, so leave the stride out"
-            )
-
-    @property
-    def step_seconds(self) -> float | None:
-        """The stride with its default filled in; None for whole videos."""
-        return self.window_seconds if self.stride_seconds is None else self.stride_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +56,8 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` into `folder`, atomically."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
+    plain = {**asdict(manifest), "windowing": manifest.windowing.as_plain()}
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **plain}
     write_atomically(folder / MANIFEST_NAME, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -110,10 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
             fingerprint=str(content["fingerprint"]),
             embed_dim=int(content["embed_dim"]),
             videos_root=str(content["videos_root"]),
-            windowing=Windowing(
-                window_seconds=content["windowing"]["window_seconds"],
-                stride_seconds=content["windowing"]["stride_seconds"],
-            ),
+            windowing=windowing_from_plain(content["windowing"]),
             preprocessing=dict(content["preprocessing"]),
             model_path=None if content["model_path"] is None else str(content["model_path"]),
         )

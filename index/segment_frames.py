@@ -1,13 +1,18 @@
 """Which frames stand for a segment: the one place that reads clips as the encoder wants them."""
 
+import math
 import os
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 
-from reelscan.index.manifest import Windowing
+from reelscan.index.windowing import Windowing
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.video.decode import Clip, read_clip
 from reelscan.video.probe import probe
-from reelscan.video.windows import Window, stream_windows
+from reelscan.video.reader import FrameReader
+from reelscan.video.shots import shot_spans
+from reelscan.video.windows import Span, Window, stream_spans, stream_windows
 
 VideoPath = str | os.PathLike[str]
 
@@ -15,7 +20,23 @@ VideoPath = str | os.PathLike[str]
 def read_segments(
     path: VideoPath, *, windowing: Windowing, preprocessing: Preprocessing, name: str
 ) -> Iterator[Window]:
-    """All segments of a video in order, in one pass; raises VideoError."""
+    """All windows of a video in order; raises VideoError.
+
+    They are its segments, but for long clips, which `segmenter.py` divides. Shots take a second
+    pass of decoding.
+    """
+    if windowing.segments != "windows":
+        yield from stream_spans(
+            path,
+            partial(
+                _shots if windowing.segments == "shots" else _long_clips, windowing, preprocessing
+            ),
+            frame_size=preprocessing.size,
+            interpolation=preprocessing.interpolation,
+            antialias=preprocessing.antialias,
+            name=name,
+        )
+        return
     if windowing.window_seconds is None:
         duration_seconds = probe(path, name=name).duration_seconds
         clip = read_whole(path, preprocessing=preprocessing, name=name)
@@ -43,7 +64,7 @@ def read_segment(
     name: str,
 ) -> Clip:
     """One segment again, with the frames that `read_segments` gave; raises VideoError."""
-    if windowing.window_seconds is None:
+    if windowing.segments == "windows" and windowing.window_seconds is None:
         return read_whole(path, preprocessing=preprocessing, name=name)
     return read_clip(
         path,
@@ -72,3 +93,35 @@ def read_whole(
         antialias=preprocessing.antialias,
         name=name,
     )
+
+
+def _shots(windowing: Windowing, preprocessing: Preprocessing, reader: FrameReader) -> list[Span]:
+    shots = shot_spans(
+        reader,
+        threshold=windowing.shot_threshold,
+        shortest_seconds=windowing.shortest_seconds,
+        longest_seconds=windowing.window_seconds,
+    )
+    return [
+        Span(start_seconds=start, end_seconds=end, frames=preprocessing.frames)
+        for start, end in shots
+    ]
+
+
+def _long_clips(
+    windowing: Windowing, preprocessing: Preprocessing, reader: FrameReader
+) -> list[Span]:
+    """Clips of about as many frames each; few more than asked for where a video is short."""
+    timeline = reader.timeline
+    # Damaged times can leave gaps of days, in which there is nothing to see.
+    frames = min(
+        round(timeline.end_seconds * windowing.frames_per_second), len(timeline.times_seconds)
+    )
+    frames = max(frames, preprocessing.frames)
+    clips = math.ceil(frames / windowing.clip_frames)
+    bounds = [round(frames * clip / clips) for clip in range(clips + 1)]
+    seconds = timeline.end_seconds / frames
+    return [
+        Span(start_seconds=first * seconds, end_seconds=end * seconds, frames=end - first)
+        for first, end in pairwise(bounds)
+    ]

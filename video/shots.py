@@ -23,7 +23,7 @@ _LEAST_DIFFERENCE = 10.0
 def shot_spans(
     reader: FrameReader,
     *,
-    threshold: float = 3.0,
+    threshold: float = 2.0,
     shortest_seconds: float = 1.0,
     longest_seconds: float | None = None,
 ) -> list[tuple[float, float]]:
@@ -70,7 +70,9 @@ def _small(frame: Tensor) -> Tensor:
     return adaptive_avg_pool2d(frame[:, ::step, ::step].float(), (_ROWS, _COLUMNS))
 
 
-def _parts(start: float, end: float, longest_seconds: float | None) -> Sequence[tuple[float, float]]:
+def _parts(
+    start: float, end: float, longest_seconds: float | None
+) -> Sequence[tuple[float, float]]:
     count = 1 if longest_seconds is None else max(1, math.ceil((end - start) / longest_seconds))
     bounds = [start + (end - start) * part / count for part in range(count)] + [end]
     return list(pairwise(bounds))

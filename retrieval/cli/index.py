@@ -1,12 +1,13 @@
 """`reelscan index`: embeds a folder of videos into a collection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from reelscan.index.embed import EmbedProgress, EmbedReport, embed_folder
+from reelscan.index.windowing import Windowing
 from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
@@ -24,6 +25,7 @@ class Command:
     Examples:
       reelscan index ~/films --to films.collection --model demo-run/pretrain/model
       reelscan index ~/films --to films.collection --model my-model --window-seconds 4
+      reelscan index ~/films --to films.collection --segments shots --window-seconds 20
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -33,10 +35,8 @@ class Command:
     model: str | None = None
     """Model directory, published weight file, hub:OWNER/NAME/FILE, or demo: what `reelscan demo`
     left in this folder; None: the published 25M video-text model, fetched once."""
-    window_seconds: float | None = 8.0
-    """Length of a segment, in seconds; None makes each video one segment."""
-    stride_seconds: float | None = None
-    """Seconds from one segment's start to the next; None: no overlap, no gap."""
+    cut: Windowing = field(default_factory=Windowing)
+    """How videos are cut into segments."""
     batch_size: int = 8
     """Segments embedded at once."""
     workers: int = 2
@@ -70,8 +70,7 @@ def main(arguments: list[str]) -> int:
             command.folder,
             command.to,
             model_path=model,
-            window_seconds=command.window_seconds,
-            stride_seconds=command.stride_seconds,
+            windowing=command.cut,
             batch_size=command.batch_size,
             workers=command.workers,
             compare_content=command.compare_content,

@@ -82,6 +82,58 @@ def test_a_whole_video_can_be_one_segment(folder):
     assert segment.end_seconds == pytest.approx(3.0, abs=0.2)
 
 
+def spans_of(folder, video):
+    with Collection.open(folder.parent / "my.collection") as collection:
+        return [(one.start_seconds, one.end_seconds) for one in collection.segments_of(video)]
+
+
+def test_videos_are_cut_at_their_shots(folder):
+    write_colours(folder / "film.mp4", "red red blue yellow yellow yellow")
+    embed_folder(
+        ColourEncoder(),
+        folder,
+        folder.parent / "my.collection",
+        windowing=Windowing(segments="shots"),
+    )
+    assert spans_of(folder, "film.mp4") == [(0, 2), (2, 3), (3, pytest.approx(6, abs=0.2))]
+    found = {(video, start): score for (video, start, _), score in contents(folder).items()}
+    assert found["film.mp4", 3.0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("vectors", ["alone", "pass"])
+@pytest.mark.parametrize("clip_frames", [64, 16])
+def test_long_clips_are_divided_where_their_frames_change(folder, vectors, clip_frames):
+    write_colours(folder / "film.mp4", "red red blue yellow yellow yellow green green")
+    cut = Windowing(
+        segments="long-clip",
+        moment_vectors=vectors,
+        clip_frames=clip_frames,
+        frames_per_second=4.0,
+        shortest_seconds=0.5,
+    )
+    embed_folder(ColourEncoder(), folder, folder.parent / "my.collection", windowing=cut)
+    starts = [round(start, 1) for start, _ in spans_of(folder, "film.mp4")]
+    # Clips of 16 frames end after 4 and 8 seconds, in the midst of yellow and of green.
+    assert starts == ([0, 2, 3, 6] if clip_frames == 64 else [0, 2, 3, 4, 6])
+    found = {(video, round(start)): score for (video, start, _), score in contents(folder).items()}
+    assert found["film.mp4", 2] == pytest.approx(1.0)
+
+
+def test_an_encoder_without_frames_cannot_read_long_clips(folder):
+    class Whole:
+        fingerprint, embed_dim, preprocessing = "whole", 8, ColourEncoder().preprocessing
+
+        def encode_video(self, frames_uint8):
+            raise AssertionError("refused before")
+
+        encode_text = encode_video
+
+    with pytest.raises(ValueError, match=r"no vectors of frames.*windows or shots"):
+        embed_folder(
+            Whole(), folder, folder.parent / "c", windowing=Windowing(segments="long-clip")
+        )
+
+
 def test_a_second_run_embeds_only_what_is_new_or_changed(folder):
     embed(folder)
     write_colours(folder / "c.mp4", "white")
@@ -267,7 +319,7 @@ def test_another_model_s_collection_is_refused_before_any_work(folder):
 
 def test_other_windows_and_other_folders_are_refused(folder):
     embed(folder)
-    with pytest.raises(ValueError, match=r"cut with.*window_seconds=1\.0"):
+    with pytest.raises(ValueError, match=r"cut into windows of 1 s"):
         embed(folder, window_seconds=2.0)
     with pytest.raises(ValueError, match="belongs to the videos of"):
         embed(folder.rename(folder.with_name("moved")))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -81,3 +82,32 @@ def test_any_other_folder_is_no_collection(tmp_path):
 def test_impossible_windows_are_refused(bad):
     with pytest.raises(ValueError, match="seconds"):
         Windowing(**bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"segments": "scenes"},
+        {"segments": "shots", "stride_seconds": 1.0},
+        {"segments": "shots", "window_seconds": 0.5},
+        {"segments": "long-clip", "clip_frames": 1},
+        {"segments": "long-clip", "change_penalty": 0.0},
+        {"segments": "long-clip", "moment_vectors": "both"},
+    ],
+)
+def test_impossible_cuts_are_refused(bad):
+    with pytest.raises(ValueError, match=r"is|longest"):
+        Windowing(**bad)
+
+
+@pytest.mark.parametrize(
+    "windowing",
+    [
+        Windowing(window_seconds=None),
+        Windowing(segments="shots", shot_threshold=3.0),
+        Windowing(segments="long-clip", frames_per_second=4.0, window_seconds=None),
+    ],
+)
+def test_every_cut_survives_the_manifest(tmp_path, windowing):
+    write_manifest(tmp_path, replace(MANIFEST, windowing=windowing))
+    assert read_manifest(tmp_path).windowing == windowing

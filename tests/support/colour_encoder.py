@@ -40,13 +40,16 @@ class ColourEncoder:
         self.clips_seen += len(frames_uint8)
         return self._frame_vectors(frames_uint8).mean(dim=1)
 
+    def encode_frames(self, frames_uint8: Tensor) -> Tensor:
+        return self._frame_vectors(frames_uint8)
+
     def encode_text(self, texts: list[str]) -> Tensor:
         words = torch.stack([self._words(text).sum(dim=0) for text in texts])
         return torch.nn.functional.normalize(words + 1e-6, dim=-1)
 
     def _frame_vectors(self, frames_uint8: Tensor) -> Tensor:
         """[B, T, E]: how much of each frame is nearest to each colour, of length 1."""
-        self.preprocessing.check_frames(frames_uint8)
+        self.preprocessing.check_frames(frames_uint8, any_length=True)
         pixels = frames_uint8.float().movedim(2, -1).flatten(2, 3)
         nearest = torch.cdist(pixels, _COLOURS.expand(len(pixels), 1, -1, -1)).argmin(dim=-1)
         shares = torch.nn.functional.one_hot(nearest, len(PALETTE)).float().mean(dim=2)
