@@ -1,8 +1,10 @@
 """A collection on disk: embedded segments of videos, searchable by vector.
 
 The folder holds `manifest.json` (what it was made with), `segments.sqlite` (the truth: videos,
-segments, vectors, quarantine), `vectors.faiss` (derived, checked, rebuilt when wrong) and
-`quarantine.jsonl` (for reading). Q queries, E embedding width.
+segments, vectors, quarantine), `vectors-*.faiss` (derived, checked, rebuilt when wrong),
+`writer.lock` (held by whoever writes) and `quarantine.jsonl` (for reading). A change counts, and is
+durable, when the method that made it returns; searches see it from then on, in every process.
+Q queries, E embedding width.
 """
 
 import logging
@@ -11,6 +13,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +21,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from reelscan.index.flat_index import FlatIndex, load_flat_index
+from reelscan.index.collection_check import CheckReport, check_collection
+from reelscan.index.compactor import Compactor
+from reelscan.index.database import DATABASE_NAME, LAYOUT, Database
+from reelscan.index.exact_search import BestSoFar
+from reelscan.index.index_build import OnProgress
+from reelscan.index.index_settings import IndexSettings
+from reelscan.index.layout_upgrade import upgrade
+from reelscan.index.live_index import LiveIndex
 from reelscan.index.manifest import (
     CollectionError,
     FingerprintMismatch,
@@ -27,10 +37,13 @@ from reelscan.index.manifest import (
     write_manifest,
 )
 from reelscan.index.quarantine import QuarantinedVideo, write_quarantine_report
-from reelscan.index.segments import DATABASE_NAME, NewSegment, Segment, SegmentStore
+from reelscan.index.segments import MetadataValue, NewSegment, Segment, SegmentStore
+from reelscan.index.stored_vectors import StoredVectors
 from reelscan.index.video_files import VideoFile
+from reelscan.index.writer_lock import CollectionBusy, WriterLock
 
 _LOG = logging.getLogger(__name__)
+_FREE_SHARE_WORTH_SHRINKING = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +61,34 @@ class SegmentHit:
 
 
 class Collection:
-    """An open collection; made by `create` or `open`. Safe to share between threads."""
+    """An open collection; made by `create` or `open`. Safe to share between threads.
+
+    The first change takes the writer's lock, which is held until `close`.
+    """
 
     def __init__(
         self,
         path: Path,
         *,
         manifest: Manifest,
-        store: SegmentStore,
+        database: Database,
         read_only: bool,
+        settings: IndexSettings,
         on_notice: Callable[[str], None],
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.read_only = read_only
-        self._store = store
+        self._database = database
         self._on_notice = on_notice
-        self._index: FlatIndex | None = None
-        self._index_lock = threading.Lock()
+        self._vectors = StoredVectors(
+            database, embed_dim=manifest.embed_dim, vector_type=manifest.vector_type
+        )
+        self._store = SegmentStore(database, self._vectors)
+        self._lock = WriterLock(path)
+        self._taking = threading.Lock()
+        self._compactor = Compactor(path, self._vectors, settings=settings, on_notice=on_notice)
+        self._index = LiveIndex(path, self._vectors, settings=settings, repair=self._repair)
 
     @classmethod
     def create(
@@ -73,6 +96,7 @@ class Collection:
         path: str | os.PathLike[str],
         *,
         manifest: Manifest,
+        settings: IndexSettings | None = None,
         on_notice: Callable[[str], None] = _LOG.warning,
     ) -> "Collection":
         """Make an empty collection; the folder appears whole or not at all.
@@ -87,12 +111,14 @@ class Collection:
         temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
         temporary.mkdir()
         try:
-            SegmentStore.create(temporary / DATABASE_NAME)
+            Database.create(temporary / DATABASE_NAME)
             write_manifest(temporary, manifest)
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return cls.open(folder, fingerprint=manifest.fingerprint, on_notice=on_notice)
+        return cls.open(
+            folder, fingerprint=manifest.fingerprint, settings=settings, on_notice=on_notice
+        )
 
     @classmethod
     def open(
@@ -101,11 +127,13 @@ class Collection:
         *,
         fingerprint: str | None = None,
         read_only: bool = False,
+        settings: IndexSettings | None = None,
         on_notice: Callable[[str], None] = _LOG.warning,
     ) -> "Collection":
         """Open a collection; `fingerprint` is that of the encoder whose vectors it will meet.
 
-        `on_notice` receives one line when derived data had to be rebuilt.
+        `settings` hold when an index file is made. `on_notice` receives one line when derived data
+        had to be rebuilt.
 
         Raises:
             CollectionError: no collection, a damaged one, or one of a newer version.
@@ -117,14 +145,27 @@ class Collection:
             raise FingerprintMismatch(
                 collection=manifest.fingerprint, encoder=fingerprint, path=folder
             )
-        store = SegmentStore(
-            folder / DATABASE_NAME, embed_dim=manifest.embed_dim, read_only=read_only
+        database = Database(folder / DATABASE_NAME, read_only=read_only)
+        opened = cls(
+            folder,
+            manifest=manifest,
+            database=database,
+            read_only=read_only,
+            settings=settings or IndexSettings(),
+            on_notice=on_notice,
         )
-        return cls(folder, manifest=manifest, store=store, read_only=read_only, on_notice=on_notice)
+        try:
+            opened._check_layout()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
     def close(self) -> None:
-        """Close the files."""
-        self._store.close()
+        """Stop what runs in the background, close the files, and let others write."""
+        self._compactor.stop()
+        self._database.close()
+        self._lock.release()
 
     def __enter__(self) -> "Collection":
         return self
@@ -171,33 +212,83 @@ class Collection:
         """Record where the encoder's model directory lies."""
         self._rewrite_manifest(replace(self.manifest, model_path=str(Path(model_path).resolve())))
 
+    def lock(self) -> None:
+        """Become the one writer, before the first change; held until `close`.
+
+        Raises:
+            CollectionBusy: another writer is at work.
+            CollectionError: opened for reading only, or the folder may not be written.
+        """
+        if self.read_only:
+            raise CollectionError(
+                f"{self.path} was opened for reading only; open it without read_only to change it"
+            )
+        with self._taking:
+            self._lock.take()
+
     def add_video(self, file: VideoFile, segments: Sequence[NewSegment]) -> None:
-        """Store a video whole, replacing an earlier version of it."""
-        self._check_writable()
-        self._store.put_video(file, segments)
+        """Store a video whole, replacing an earlier version of it; its metadata stays."""
+        self.add_videos([(file, segments)])
+
+    def add_videos(self, videos: Iterable[tuple[VideoFile, Sequence[NewSegment]]]) -> None:
+        """Store several videos in one step: all of them or, on an error, none."""
+        self.lock()
+        self._compactor.note(self._store.put_videos(videos))
 
     def touch_video(self, file: VideoFile) -> None:
         """Record that a stored video's file has a new time or hash but the same content."""
-        self._check_writable()
+        self.lock()
         self._store.touch_video(file)
 
     def quarantine_video(self, entry: QuarantinedVideo) -> None:
         """Set a video aside, dropping the segments of an earlier version of it."""
-        self._check_writable()
-        self._store.quarantine_video(entry)
+        self.lock()
+        self._compactor.note(self._store.quarantine_video(entry))
 
     def forget_videos(self, videos: Iterable[str]) -> None:
         """Remove videos and their quarantine entries."""
-        self._check_writable()
-        self._store.forget_videos(videos)
+        self.lock()
+        self._compactor.note(self._store.forget_videos(videos))
 
-    def write_derived_files(self) -> None:
-        """Bring `vectors.faiss` and `quarantine.jsonl` up to date with the database."""
-        self._check_writable()
-        with self._index_lock:
-            # Being older than the vectors is what is expected here, so nobody is told.
-            self._index = load_flat_index(self.path, self._store, save=True, on_notice=_LOG.debug)
+    def metadata_of(self, video: str) -> dict[str, MetadataValue] | None:
+        """What was recorded about a video; None for a video that is not there."""
+        return self._store.metadata_of(video)
+
+    def edit_metadata(
+        self, videos: Iterable[str], changes: Mapping[str, MetadataValue | None]
+    ) -> None:
+        """Set keys of videos' metadata, or with None remove them: all videos or none.
+
+        Raises:
+            ValueError: a video is not there, or a key or value cannot be kept.
+        """
+        self.lock()
+        self._store.edit_metadata(videos, changes)
+
+    def write_derived_files(self, *, on_progress: OnProgress | None = None) -> None:
+        """Bring the FAISS file and `quarantine.jsonl` up to date with the database."""
+        self.lock()
+        self._compactor.wait()
+        if not self._index.is_current():
+            self._compactor.run(on_progress=on_progress)
         write_quarantine_report(self.path, self.quarantined().values())
+
+    def compact(self, *, anew: bool = False, on_progress: OnProgress | None = None) -> None:
+        """Make the FAISS file again, and give the space of deleted rows back to the disk.
+
+        `anew` learns it from the vectors alone, instead of changing the one that is there.
+        Searches, in this process and others, go on meanwhile. Raises CollectionError when the
+        disk is full, ValueError when no index fits into the memory of the settings.
+        """
+        self.lock()
+        self._compactor.run(anew=anew, on_progress=on_progress)
+        if self._database.free_share() > _FREE_SHARE_WORTH_SHRINKING:
+            self._database.shrink()
+        write_quarantine_report(self.path, self.quarantined().values())
+
+    def check(self) -> CheckReport:
+        """Read everything and compare; changes nothing."""
+        return check_collection(self.path, self._vectors)
 
     def search(
         self, queries: NDArray[np.float32], *, top: int = 10, one_per_video: bool = False
@@ -221,65 +312,79 @@ class Collection:
             raise ValueError(f"top is {top}; ask for at least 1 hit")
         wanted = top
         while True:
-            index = self._current_index()
-            hits = self._lookup(*index.search(queries, top=wanted))
+            view = self._index.view()
+            hits = self._lookup(view.search(queries, top=wanted))
             if hits is None:
                 continue
             if one_per_video:
                 hits = [_best_of_each_video(one) for one in hits]
-                if wanted < len(index.segment_ids) and any(len(one) < top for one in hits):
+                if wanted < len(self) and any(len(one) < top for one in hits):
                     wanted *= 4
                     continue
             return [one[:top] for one in hits]
 
-    def _lookup(
-        self, scores: NDArray[np.float32], segment_ids: NDArray[np.int64]
-    ) -> list[list[SegmentHit]] | None:
+    def _lookup(self, best: BestSoFar) -> list[list[SegmentHit]] | None:
         """Hits for what the index found; None if a segment is gone since the index was read."""
-        segments = self._store.segments_by_id(np.unique(segment_ids).tolist())
-        if len(segments) < len(np.unique(segment_ids)):
+        wanted = np.unique(best.segment_ids[best.segment_ids >= 0]).tolist()
+        segments = self._store.segments_by_id(wanted)
+        if len(segments) < len(wanted):
             return None
         return [
-            [
-                SegmentHit(
-                    segment_id=one,
-                    video=segments[one].video,
-                    start_seconds=segments[one].start_seconds,
-                    end_seconds=segments[one].end_seconds,
-                    score=score,
-                    metadata=segments[one].metadata,
-                )
-                for score, one in sorted(
-                    zip(row_scores.tolist(), row_ids.tolist(), strict=True),
-                    key=lambda pair: (-pair[0], pair[1]),
-                )
-            ]
-            for row_scores, row_ids in zip(scores, segment_ids, strict=True)
+            [_hit(segments[one], score) for one, score in zip(ids, scores, strict=True) if one >= 0]
+            for ids, scores in zip(best.segment_ids.tolist(), best.scores.tolist(), strict=True)
         ]
 
-    def _current_index(self) -> FlatIndex:
-        with self._index_lock:
-            if self._index is None or self._index.generation != self._store.generation():
-                self._index = load_flat_index(
-                    self.path,
-                    self._store,
-                    # A process that searches while another embeds should not write for it.
-                    save=self._index is None and not self.read_only,
-                    on_notice=self._on_notice,
-                )
-            return self._index
+    def _repair(self, reason: str) -> bool:
+        """Write the index file again, if this process may; says whether it did."""
+        count = len(self)
+        if not self.read_only:
+            # A process that searches while another embeds should not write for it.
+            with suppress(CollectionBusy):
+                self.lock()
+                self._on_notice(f"{reason}: built again from {count} stored vectors")
+                self._compactor.run()
+                return True
+        self._on_notice(
+            f"{reason}: built in memory from {count} stored vectors, for this process alone; "
+            f"`reelscan index rebuild {self.path}` keeps it"
+        )
+        return False
+
+    def _check_layout(self) -> None:
+        if self._database.layout == LAYOUT:
+            return
+        if self._database.layout > LAYOUT:
+            raise CollectionError(
+                f"{self._database.path} is of a newer version ({self._database.layout}, this "
+                f"reelscan reads up to {LAYOUT}): upgrade reelscan to open this collection"
+            )
+        if self.read_only:
+            raise CollectionError(
+                f"{self.path} was made by an earlier reelscan: "
+                f"run `reelscan index rebuild {self.path}` once to bring it up to date"
+            )
+        self.lock()
+        self._on_notice(f"{self.path} was made by an earlier reelscan: bringing it up to date")
+        upgrade(self._database)
+        write_manifest(self.path, self.manifest)
+        (self.path / "vectors.faiss").unlink(missing_ok=True)
 
     def _rewrite_manifest(self, manifest: Manifest) -> None:
-        self._check_writable()
+        self.lock()
         if manifest != self.manifest:
             write_manifest(self.path, manifest)
             self.manifest = manifest
 
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise CollectionError(
-                f"{self.path} was opened for reading only; open it without read_only to change it"
-            )
+
+def _hit(segment: Segment, score: float) -> SegmentHit:
+    return SegmentHit(
+        segment_id=segment.segment_id,
+        video=segment.video,
+        start_seconds=segment.start_seconds,
+        end_seconds=segment.end_seconds,
+        score=score,
+        metadata=segment.metadata,
+    )
 
 
 def _best_of_each_video(hits: Sequence[SegmentHit]) -> list[SegmentHit]:

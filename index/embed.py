@@ -115,7 +115,8 @@ def embed_folder(
 
     Raises:
         FingerprintMismatch: the collection was made by another encoder.
-        CollectionError: the collection is damaged or of a newer version.
+        CollectionError: the collection is damaged, of a newer version, or being written by another
+            process (CollectionBusy).
         ValueError: bad settings, settings that differ from the collection's, or no videos.
         NotADirectoryError: `folder` is not a folder.
     """
@@ -129,6 +130,7 @@ def embed_folder(
     listing = list_videos(root)
     with _open_or_create(encoder, root, Path(collection_path), windowing, listing) as collection:
         _refuse_other_settings(collection, root, windowing)
+        collection.lock()
         gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
         run = _Run(encoder.preprocessing, collection, cut, on_progress=on_progress)
         if model_path is not None:

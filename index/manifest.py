@@ -4,13 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from reelscan.index.windowing import Windowing, windowing_from_plain
 from reelscan.models.atomic_file import write_atomically
 
 FORMAT = "reelscan-collection"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+VectorType = Literal["float32", "float16"]
 
 
 class CollectionError(ValueError):
@@ -46,12 +48,18 @@ class Manifest:
     """The encoder's preprocessing, for the reader; the fingerprint already covers it."""
     model_path: str | None = None
     """Where the encoder's model directory lay; the fingerprint tells whether it is still it."""
+    vector_type: VectorType = "float32"
+    """How vectors are stored: float16 takes half the disk and rounds scores by about 0.0005."""
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
             raise ValueError("fingerprint is empty; give the encoder's fingerprint")
         if self.embed_dim < 1:
             raise ValueError(f"embed_dim is {self.embed_dim}; give a width of at least 1")
+        if self.vector_type not in get_args(VectorType):
+            raise ValueError(
+                f"vector_type is {self.vector_type!r}; it should be one of {get_args(VectorType)}"
+            )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -86,6 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
             windowing=windowing_from_plain(content["windowing"]),
             preprocessing=dict(content["preprocessing"]),
             model_path=None if content["model_path"] is None else str(content["model_path"]),
+            vector_type=content.get("vector_type", "float32"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(

@@ -44,6 +44,11 @@ def places(hits):
     return [(hit.video, hit.start_seconds) for hit in hits]
 
 
+def index_file(path):
+    (found,) = path.glob("vectors-*.faiss")
+    return found
+
+
 @pytest.fixture
 def path(tmp_path):
     """A collection of two videos, closed."""
@@ -157,7 +162,7 @@ def flip_a_byte(index_file):
 def test_a_damaged_index_file_is_rebuilt_and_told(path, damage, reason):
     with Collection.open(path) as collection:
         expected = collection.search(query(1, 0.2, 0))
-    damage(path / "vectors.faiss")
+    damage(index_file(path))
     notices = []
     with Collection.open(path, on_notice=notices.append) as collection:
         assert collection.search(query(1, 0.2, 0)) == expected
@@ -169,17 +174,17 @@ def test_a_damaged_index_file_is_rebuilt_and_told(path, damage, reason):
 
 
 def test_a_stale_index_file_is_not_believed(path):
-    old = (path / "vectors.faiss").read_bytes()
+    old = index_file(path).read_bytes()
     with Collection.open(path) as collection:
         collection.add_video(file("c.mp4"), segments([0, 0, 7]))
         collection.write_derived_files()
-    (path / "vectors.faiss").write_bytes(old)
+    index_file(path).write_bytes(old)
     with Collection.open(path) as collection:
         assert collection.search(query(0, 0, 1), top=1)[0][0].video == "c.mp4"
 
 
 def test_reading_only_changes_no_file_and_refuses_changes(path):
-    (path / "vectors.faiss").unlink()
+    index_file(path).unlink()
     before = {one.name: one.read_bytes() for one in path.iterdir()}
     with Collection.open(path, read_only=True) as collection:
         assert collection.search(query(1, 0, 0), top=1)[0][0].video == "a.mp4"

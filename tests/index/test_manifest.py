@@ -32,8 +32,8 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_a_newer_version_is_refused_with_the_remedy(tmp_path):
     write_manifest(tmp_path, MANIFEST)
-    edit(tmp_path, format_version=2, windowing="of a form nobody knows yet")
-    with pytest.raises(CollectionError, match=r"format_version 2.*up to 1.*upgrade"):
+    edit(tmp_path, format_version=3, windowing="of a form nobody knows yet")
+    with pytest.raises(CollectionError, match=r"format_version 3.*up to 2.*upgrade"):
         read_manifest(tmp_path)
 
 

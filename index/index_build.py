@@ -1,0 +1,164 @@
+"""Making a FAISS index from the stored vectors, or bringing an older one up to date.
+
+Lists and codes are learnt from a sample. How many lists a query looks into, and how many candidates
+are scored again, is measured: pseudo-queries drawn from the vectors are answered exactly in the
+pass that adds the vectors, and the cheapest setting that finds what the settings ask for is kept.
+N vectors, E embedding width, Q queries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from reelscan.index.exact_search import BestSoFar
+from reelscan.index.faiss_selection import search_parameters
+from reelscan.index.index_settings import IndexKind, IndexSettings
+from reelscan.index.stored_vectors import StoredVectors
+
+OnProgress = Callable[[str, int, int], None]
+"""Receives what is being done, vectors (or rounds) done, and their total."""
+
+_ROUNDS = 10
+_QUERIES = 200
+_DEPTHS = (10, 128)
+_QUERY_SPREAD = 0.6
+_CANDIDATES = (2, 4, 8, 16, 32)
+_SEED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far a search goes, and what it then found of the exact answers."""
+
+    lists_looked_into: int
+    candidates: int
+    recall_at_10: float
+    recall_at_128: float
+
+
+EXACT = Reach(lists_looked_into=0, candidates=1, recall_at_10=1.0, recall_at_128=1.0)
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked to stop
+    """Building was asked to stop; nothing was changed."""
+
+
+def build_index(
+    vectors: StoredVectors,
+    segment_ids: NDArray[np.int64],
+    kind: IndexKind,
+    *,
+    settings: IndexSettings,
+    on_progress: OnProgress,
+) -> tuple[Any, Reach]:
+    """A FAISS index of these segments; `on_progress` may raise `Cancelled`."""
+    index = faiss.index_factory(vectors.embed_dim, kind.factory, faiss.METRIC_INNER_PRODUCT)
+    if kind.lists == 0:
+        add_rows(index, vectors, segment_ids, on_progress=on_progress)
+        return index, EXACT
+    sample = _sample(vectors, segment_ids, kind.can_learn_from)
+    _train(index, sample, on_progress)
+    best = BestSoFar(_pseudo_queries(sample), top=max(_DEPTHS))
+    del sample
+    add_rows(index, vectors, segment_ids, on_progress=on_progress, best=best)
+    on_progress("measuring recall", 0, 1)
+    return index, find_reach(index, best, kind=kind, settings=settings)
+
+
+def add_rows(
+    index: Any,
+    vectors: StoredVectors,
+    segment_ids: NDArray[np.int64],
+    *,
+    on_progress: OnProgress,
+    best: BestSoFar | None = None,
+) -> None:
+    """Add these segments, which are all there are between the first and the last of them."""
+    done = 0
+    if not len(segment_ids):
+        return
+    for rows in vectors.stream(after=int(segment_ids[0]) - 1, up_to=int(segment_ids[-1])):
+        on_progress("adding vectors", done, len(segment_ids))
+        index.add_with_ids(rows.vectors, rows.segment_ids)
+        if best is not None:
+            best.see(rows.vectors, rows.segment_ids)
+        done += len(rows.segment_ids)
+    on_progress("adding vectors", done, len(segment_ids))
+
+
+def find_reach(index: Any, exact: BestSoFar, *, kind: IndexKind, settings: IndexSettings) -> Reach:
+    """The cheapest reach with the recall asked for; the widest where none has it."""
+    found = EXACT
+    for candidates in (1,) if kind.exact_scores else _CANDIDATES:
+        for looked_into in _lists_to_try(kind.lists):
+            found = _measure(index, exact, looked_into, candidates)
+            if (
+                found.recall_at_10 >= settings.recall_at_10
+                and found.recall_at_128 >= settings.recall_at_128
+            ):
+                return found
+    return found
+
+
+def _lists_to_try(lists: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12 and so on, up to all."""
+    steps = {min(lists, round(base * 2**power)) for power in range(20) for base in (1, 1.5)}
+    return sorted(steps)
+
+
+def _measure(index: Any, exact: BestSoFar, looked_into: int, candidates: int) -> Reach:
+    # A candidate is scored again exactly, so it is found if it is a candidate at all.
+    parameters = search_parameters(lists=looked_into)
+    recalls = []
+    for depth in _DEPTHS:
+        wanted = exact.segment_ids[:, :depth]
+        _, found = index.search(exact.queries, depth * candidates, params=parameters)
+        hits = sum(np.isin(a, b).sum() for a, b in zip(wanted, found, strict=True))
+        recalls.append(float(hits / wanted.size))
+    return Reach(
+        lists_looked_into=looked_into,
+        candidates=candidates,
+        recall_at_10=recalls[0],
+        recall_at_128=recalls[1],
+    )
+
+
+def _sample(
+    vectors: StoredVectors, segment_ids: NDArray[np.int64], count: int
+) -> NDArray[np.float32]:
+    if len(segment_ids) > count:
+        rng = np.random.default_rng(_SEED)
+        segment_ids = np.sort(rng.choice(segment_ids, size=count, replace=False))
+    return vectors.read(segment_ids).vectors
+
+
+def _pseudo_queries(sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[Q, E]: stored vectors moved by differences of others, for no query equals its answer.
+
+    The difference of two vectors varies as the collection does, so nothing is assumed about it.
+    """
+    rng = np.random.default_rng(_SEED)
+    one, two, three = (sample[rng.integers(len(sample), size=_QUERIES)] for _ in range(3))
+    return np.asarray(one + _QUERY_SPREAD * (two - three), np.float32)
+
+
+def _train(index: Any, sample: NDArray[np.float32], on_progress: OnProgress) -> None:
+    """Learn the lists' centres round by round, so that it can be stopped, then the codes."""
+    quantizer = faiss.downcast_index(index.quantizer)
+    clustering = faiss.Clustering(index.d, index.nlist)
+    clustering.niter = 1
+    clustering.spherical = True
+    clustering.seed = _SEED
+    clustering.max_points_per_centroid = len(sample) // index.nlist + 1
+    clustering.min_points_per_centroid = 1
+    for done in range(_ROUNDS):
+        on_progress("learning lists", done, _ROUNDS)
+        quantizer.reset()
+        clustering.train(sample, quantizer)
+    # The centres are in place, so only the codes are left to learn.
+    on_progress("learning codes", 0, 1)
+    index.train(sample)
