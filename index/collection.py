@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscan.index.collection_check import CheckReport, check_collection
+from reelscan.index.collection_stats import CollectionStats, collection_stats
 from reelscan.index.compactor import Compactor
-from reelscan.index.database import DATABASE_NAME, LAYOUT, Database
+from reelscan.index.database import DATABASE_NAME, Database
+from reelscan.index.derived_file import IndexStamp, remembered_settings
 from reelscan.index.exact_search import BestSoFar
 from reelscan.index.index_build import OnProgress
 from reelscan.index.index_settings import IndexSettings
-from reelscan.index.layout_upgrade import upgrade
+from reelscan.index.layout_upgrade import bring_up_to_date
 from reelscan.index.live_index import LiveIndex
 from reelscan.index.manifest import (
     CollectionError,
@@ -72,6 +74,7 @@ class Collection:
         *,
         manifest: Manifest,
         database: Database,
+        lock: WriterLock,
         read_only: bool,
         settings: IndexSettings,
         on_notice: Callable[[str], None],
@@ -85,7 +88,7 @@ class Collection:
             database, embed_dim=manifest.embed_dim, vector_type=manifest.vector_type
         )
         self._store = SegmentStore(database, self._vectors)
-        self._lock = WriterLock(path)
+        self._lock = lock
         self._taking = threading.Lock()
         self._compactor = Compactor(path, self._vectors, settings=settings, on_notice=on_notice)
         self._index = LiveIndex(path, self._vectors, settings=settings, repair=self._repair)
@@ -132,8 +135,8 @@ class Collection:
     ) -> "Collection":
         """Open a collection; `fingerprint` is that of the encoder whose vectors it will meet.
 
-        `settings` hold when an index file is made. `on_notice` receives one line when derived data
-        had to be rebuilt.
+        `settings` hold when an index file is made; None: those of the last one. `on_notice`
+        receives one line when derived data had to be rebuilt.
 
         Raises:
             CollectionError: no collection, a damaged one, or one of a newer version.
@@ -146,20 +149,23 @@ class Collection:
                 collection=manifest.fingerprint, encoder=fingerprint, path=folder
             )
         database = Database(folder / DATABASE_NAME, read_only=read_only)
-        opened = cls(
-            folder,
-            manifest=manifest,
-            database=database,
-            read_only=read_only,
-            settings=settings or IndexSettings(),
-            on_notice=on_notice,
-        )
+        lock = WriterLock(folder)
         try:
-            opened._check_layout()
+            if bring_up_to_date(folder, database, take_lock=lock.take, on_notice=on_notice):
+                write_manifest(folder, manifest)
+            return cls(
+                folder,
+                manifest=manifest,
+                database=database,
+                lock=lock,
+                read_only=read_only,
+                settings=settings or remembered_settings(database),
+                on_notice=on_notice,
+            )
         except BaseException:
-            opened.close()
+            database.close()
+            lock.release()
             raise
-        return opened
 
     def close(self) -> None:
         """Stop what runs in the background, close the files, and let others write."""
@@ -273,7 +279,7 @@ class Collection:
             self._compactor.run(on_progress=on_progress)
         write_quarantine_report(self.path, self.quarantined().values())
 
-    def compact(self, *, anew: bool = False, on_progress: OnProgress | None = None) -> None:
+    def compact(self, *, anew: bool = False, on_progress: OnProgress | None = None) -> IndexStamp:
         """Make the FAISS file again, and give the space of deleted rows back to the disk.
 
         `anew` learns it from the vectors alone, instead of changing the one that is there.
@@ -281,14 +287,19 @@ class Collection:
         disk is full, ValueError when no index fits into the memory of the settings.
         """
         self.lock()
-        self._compactor.run(anew=anew, on_progress=on_progress)
+        stamp = self._compactor.run(anew=anew, on_progress=on_progress)
         if self._database.free_share() > _FREE_SHARE_WORTH_SHRINKING:
             self._database.shrink()
         write_quarantine_report(self.path, self.quarantined().values())
+        return stamp
 
     def check(self) -> CheckReport:
         """Read everything and compare; changes nothing."""
         return check_collection(self.path, self._vectors)
+
+    def stats(self) -> CollectionStats:
+        """Counts, sizes and settings."""
+        return collection_stats(self.path, self.manifest, self._vectors)
 
     def search(
         self, queries: NDArray[np.float32], *, top: int = 10, one_per_video: bool = False
@@ -349,25 +360,6 @@ class Collection:
             f"`reelscan index rebuild {self.path}` keeps it"
         )
         return False
-
-    def _check_layout(self) -> None:
-        if self._database.layout == LAYOUT:
-            return
-        if self._database.layout > LAYOUT:
-            raise CollectionError(
-                f"{self._database.path} is of a newer version ({self._database.layout}, this "
-                f"reelscan reads up to {LAYOUT}): upgrade reelscan to open this collection"
-            )
-        if self.read_only:
-            raise CollectionError(
-                f"{self.path} was made by an earlier reelscan: "
-                f"run `reelscan index rebuild {self.path}` once to bring it up to date"
-            )
-        self.lock()
-        self._on_notice(f"{self.path} was made by an earlier reelscan: bringing it up to date")
-        upgrade(self._database)
-        write_manifest(self.path, self.manifest)
-        (self.path / "vectors.faiss").unlink(missing_ok=True)
 
     def _rewrite_manifest(self, manifest: Manifest) -> None:
         self.lock()

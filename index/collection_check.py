@@ -111,7 +111,7 @@ def _compare_ids(folder: Path, vectors: StoredVectors, stamp: IndexStamp) -> lis
 
 
 def _ids_in(index: Any) -> NDArray[np.int64]:
-    concrete = faiss.downcast_index(index)
+    concrete: Any = faiss.downcast_index(index)
     if isinstance(concrete, faiss.IndexIDMap):
         return np.asarray(faiss.vector_to_array(concrete.id_map), np.int64)
     lists = concrete.invlists

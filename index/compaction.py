@@ -120,6 +120,7 @@ def make_index(
             trained_on=trained_on,
             recall_at_10=reach.recall_at_10,
             recall_at_128=reach.recall_at_128,
+            memory_bytes=settings.memory_bytes,
         ),
     )
 

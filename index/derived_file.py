@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscan.index.database import Database
+from reelscan.index.index_settings import IndexSettings
 from reelscan.index.manifest import CollectionError
 from reelscan.models.atomic_file import replacing
 
@@ -57,6 +58,8 @@ class IndexStamp:
     recall_at_10: float
     """Measured at training against exact search."""
     recall_at_128: float
+    memory_bytes: int
+    """What it was allowed to take; kept to by whoever makes it again without saying otherwise."""
 
 
 NO_FILE = IndexStamp(
@@ -73,6 +76,7 @@ NO_FILE = IndexStamp(
     trained_on=0,
     recall_at_10=1.0,
     recall_at_128=1.0,
+    memory_bytes=0,
 )
 """Of a collection that has no index file: everything in it is fresh."""
 
@@ -87,6 +91,12 @@ def read_stamp(database: Database) -> tuple[IndexStamp, NDArray[np.uint32]] | No
     except (TypeError, ValueError):
         # Written by another version; the file can be made again.
         return None
+
+
+def remembered_settings(database: Database) -> IndexSettings:
+    """Those of the file in force."""
+    found = read_stamp(database)
+    return IndexSettings() if found is None else IndexSettings(memory_bytes=found[0].memory_bytes)
 
 
 def write_stamp(

@@ -2,13 +2,48 @@
 
 import sqlite3
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 from reelscan.index.database import LAYOUT, SCHEMA, Database
+from reelscan.index.manifest import CollectionError
 
+_OLD_INDEX_NAME = "vectors.faiss"
 _TABLES = ("videos", "segments", "quarantine", "state")
 
 
-def upgrade(database: Database) -> None:
+def bring_up_to_date(
+    folder: Path,
+    database: Database,
+    *,
+    take_lock: Callable[[], None],
+    on_notice: Callable[[str], None],
+) -> bool:
+    """Change a database of the first layout where it may be written; says whether it was one.
+
+    Raises:
+        CollectionError: a newer layout, or an old one that was opened for reading only.
+    """
+    if database.layout == LAYOUT:
+        return False
+    if database.layout > LAYOUT:
+        raise CollectionError(
+            f"{database.path} is of a newer version ({database.layout}, this reelscan reads up to "
+            f"{LAYOUT}): upgrade reelscan to open this collection"
+        )
+    if database.read_only:
+        raise CollectionError(
+            f"{folder} was made by an earlier reelscan: "
+            f"run `reelscan index rebuild {folder}` once to bring it up to date"
+        )
+    take_lock()
+    on_notice(f"{folder} was made by an earlier reelscan: bringing it up to date")
+    _upgrade(database)
+    (folder / _OLD_INDEX_NAME).unlink(missing_ok=True)
+    return True
+
+
+def _upgrade(database: Database) -> None:
     """Move everything over in one transaction; segments keep their ids."""
     assert database.layout == 0, f"layout {database.layout} needs no upgrade"
     with database.transaction() as connection:

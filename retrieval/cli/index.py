@@ -1,4 +1,4 @@
-"""`reelscan index`: embeds a folder of videos into a collection."""
+"""`reelscan index`: embeds a folder of videos into a collection, or looks after one."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +9,9 @@ import tyro
 from reelscan.index.embed import EmbedProgress, EmbedReport, embed_folder
 from reelscan.index.windowing import Windowing
 from reelscan.models.model_directory import load_model
-from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.arguments import as_json, parse_action, parse_arguments
 from reelscan.retrieval.cli.device import best_device
+from reelscan.retrieval.cli.index_actions import ACTIONS, run_action
 from reelscan.retrieval.cli.progress import StageProgress, notice
 from reelscan.retrieval.model_choice import choose_model
 
@@ -26,6 +27,11 @@ class Command:
       reelscan index ~/films --to films.collection --model demo-run/pretrain/model
       reelscan index ~/films --to films.collection --model my-model --window-seconds 4
       reelscan index ~/films --to films.collection --segments shots --window-seconds 20
+
+    Looking after a collection (each with --help; a folder of such a name is given as ./check):
+      reelscan index check|stats|compact|rebuild COLLECTION
+      reelscan index set COLLECTION "north/*" camera=north
+      reelscan index forget COLLECTION "holiday/*"
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -55,6 +61,8 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Embeds and prints what was done; 1 if a video was set aside in this run."""
+    if arguments and arguments[0] in ACTIONS:
+        return run_action(parse_action(ACTIONS, "index", arguments))
     command = parse_arguments(Command, "index", arguments)
     device = best_device(command.device)
     model = choose_model(command.model, on_notice=notice)

@@ -105,7 +105,7 @@ def test_after_any_kill_exactly_the_acknowledged_is_held(tmp_path, writers):
             assert found in possible, (seed, messages[-3:])
             check_searches(collection, found)
         contents = found
-    print(f"{KILLS} kills, while under way: {killed_during}")
+    sys.stdout.write(f"{KILLS} kills, while under way: {killed_during}\n")
     assert set(contents) <= set(NAMES)
     if KILLS >= 300:
         assert min(killed_during.values()) > 0, killed_during
