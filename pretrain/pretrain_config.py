@@ -71,10 +71,26 @@ class LossWeights:
 class DataConfig:
     """The clips and captions to learn from."""
 
-    shards: tuple[Path, ...] = ()
-    """Index files (NAME.index.json) of sets of captioned videos."""
-    image_shards: tuple[Path, ...] = ()
-    """Index files of sets of captioned images; a batch of them is clips of one frame."""
+    shards: tuple[str | Path, ...] = ()
+    """Index files (NAME.index.json) of sets of captioned videos: paths, or addresses that start
+    with http://, https://, s3:// or gs://."""
+    image_shards: tuple[str | Path, ...] = ()
+    """The same for captioned images; a batch of them is clips of one frame."""
+    weights: tuple[float, ...] = ()
+    """How often an epoch passes through each of `shards`, 0.5 for half of it; none: once each."""
+    image_weights: tuple[float, ...] = ()
+    """The same for `image_shards`."""
+    shuffle_shards: int = 16
+    """Shards of a set, drawn at random, whose samples are shuffled together; 0: no shuffling."""
+    shard_cache: Path | None = None
+    """Folder on a local disk for copies of remote shards; none: each sample is fetched alone."""
+    shard_cache_bytes: int = 100_000_000_000
+    """Most bytes that folder may take."""
+    shard_retries: int = 3
+    """Tries after the first to read a shard, with pauses from half a second on; then it is left
+    alone until the next pass over its set."""
+    max_unreadable_fraction: float = 0.05
+    """Part of the samples that may be unreadable (others are taken); above, the run stops."""
     batch_size: int = 64
     """Clips a step in each process."""
     workers: int = 0
@@ -101,6 +117,7 @@ class DataConfig:
     that samples of different sets become each other's positives."""
 
     def __post_init__(self) -> None:
+        self._check_corpora()
         if self.batch_size < 1 or self.workers < 0:
             raise ValueError(
                 f"batch_size is {self.batch_size} and workers is {self.workers}; "
@@ -123,6 +140,27 @@ class DataConfig:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; give 0 < smallest <= largest")
         if self.max_text_tokens < 3:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; give at least 3")
+
+    def _check_corpora(self) -> None:
+        for name, shards, weights in (
+            ("weights", self.shards, self.weights),
+            ("image_weights", self.image_shards, self.image_weights),
+        ):
+            if weights and len(weights) != len(shards):
+                raise ValueError(
+                    f"{name} has {len(weights)} numbers for {len(shards)} sets; give one each, or "
+                    "none"
+                )
+            if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+                raise ValueError(f"{name} is {weights}; give numbers above 0")
+        for name, least in (("shuffle_shards", 0), ("shard_retries", 0), ("shard_cache_bytes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
+        if not 0.0 <= self.max_unreadable_fraction <= 1.0:
+            raise ValueError(
+                f"max_unreadable_fraction is {self.max_unreadable_fraction}; "
+                "give a fraction in [0, 1]"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reelscan.pretrain.pretrain_config import PretrainConfig
+from reelscan.pretrain.shard_address import base_name
 
 FREE_TO_CHANGE = frozenset(
     {
+        "data.batch_size",
+        "data.max_unreadable_fraction",
+        "data.shard_cache",
+        "data.shard_cache_bytes",
+        "data.shard_retries",
         "data.workers",
         "initial_model",
         "initial_text_encoder",
+        "processes",
         "run.checkpoint_every",
         "run.device",
         "run.keep_checkpoints",
@@ -25,9 +32,15 @@ FREE_TO_CHANGE = frozenset(
 
 
 def plain_settings(config: PretrainConfig, *, processes: int) -> dict[str, object]:
-    """JSON values. Paths lose their folders: data may move, but not become other data."""
-    text = json.dumps(asdict(config), default=_plain)
-    return {**json.loads(text), "processes": processes}
+    """JSON values. Paths lose their folders: data may move, but not become other data.
+
+    How many clips a step has in all processes must stay, not how they are dealt to processes.
+    """
+    values = json.loads(json.dumps(asdict(config), default=_plain))
+    for name in ("shards", "image_shards"):
+        values["data"][name] = [base_name(str(index)) for index in getattr(config.data, name)]
+    together = config.data.batch_size * processes
+    return {**values, "processes": processes, "data.batch_size x processes": together}
 
 
 def check_same_settings(stored: Mapping[str, object], current: Mapping[str, object]) -> None:

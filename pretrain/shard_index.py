@@ -7,20 +7,21 @@ It is written last, so a set with an index is complete. Format 1:
             {"key": "000000000", "captions": 2,
              "members": {"json": [512, 87], "mp4": [1536, 9000]}}]}]}
 
-A member is [first byte in the shard, number of bytes].
+A member is [first byte in the shard, number of bytes]. `"follows": true` marks a sample that stays
+with the one before it (`Description.group`).
 """
 
 import hashlib
 import json
 import os
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from reelscan.models.atomic_file import write_atomically
 from reelscan.pretrain.media_kind import MEDIA_SUFFIXES
+from reelscan.pretrain.shard_rows import IndexedSample, Member, SampleRows
 from reelscan.pretrain.shard_sample import (
     DESCRIPTION_SUFFIX,
     RawSample,
@@ -32,30 +33,6 @@ INDEX_ENDING = ".index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """Where the content of one file of a sample lies in its shard."""
-
-    offset: int
-    """First byte, counted from the start of the shard."""
-    size: int
-    """Bytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexedSample:
-    """One sample of a shard."""
-
-    key: str
-    """Name of the sample, the same number in all of its members."""
-    caption_count: int
-    """At least 1."""
-    suffix: str
-    """Kind of the media, one of `MEDIA_SUFFIXES`."""
-    media: Member
-    description: Member
-
-
-@dataclass(frozen=True, kw_only=True)
 class IndexedShard:
     """One tar file."""
 
@@ -63,7 +40,7 @@ class IndexedShard:
     """Name in the folder of the index."""
     byte_count: int
     sha256: str
-    samples: tuple[IndexedSample, ...]
+    samples: Sequence[IndexedSample]
     """In the order in which they lie in the file."""
 
 
@@ -127,31 +104,6 @@ def read_sample(index_path: str | os.PathLike[str], number: int) -> RawSample:
     raise AssertionError("the number was checked above")
 
 
-def describe_shard(path: Path) -> IndexedShard:
-    """Looks through a shard of ours and hashes it. Raises ValueError if it is not one."""
-    members: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for entry in tar:
-                key, _, suffix = entry.name.partition(".")
-                place = Member(offset=entry.offset_data, size=entry.size)
-                members.setdefault(key, {})[suffix] = place
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a readable tar file: {error}") from error
-    with path.open("rb") as file:
-        samples = []
-        for key, places in members.items():
-            _check_members(places, f"{path} sample {key}")
-            captions = parse_description(_read_member(file, places[DESCRIPTION_SUFFIX]))
-            samples.append(_indexed_sample(key, len(captions.captions), places))
-    return IndexedShard(
-        file=path.name,
-        byte_count=path.stat().st_size,
-        sha256=file_sha256(path),
-        samples=tuple(samples),
-    )
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -172,9 +124,18 @@ def write_index(index: ShardIndex, path: Path) -> None:
 
 def read_index(path: str | os.PathLike[str]) -> ShardIndex:
     """Reads and checks an index. Raises ValueError that says what is wrong with it."""
-    path = Path(path)
     try:
-        values = json.loads(path.read_bytes())
+        content = Path(path).read_bytes()
+    except ValueError as error:
+        raise ValueError(f"{path} is not an index of shards: {error}") from error
+    return parse_index(content, name=str(path))
+
+
+def parse_index(content: bytes, *, name: str) -> ShardIndex:
+    """Checks an index that was read from anywhere. `name`: what errors call it."""
+    try:
+        # Shard by shard into arrays: as objects, millions of samples would not fit in memory.
+        values = json.loads(content, object_hook=_compact)
         version = values["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(f"its format is {version!r}, but {FORMAT_VERSION} is known")
@@ -182,12 +143,12 @@ def read_index(path: str | os.PathLike[str]) -> ShardIndex:
             name=_typed(values["name"], str),
             inputs_sha256=_typed(values["inputs_sha256"], str),
             rejected=_count(values["rejected"]),
-            shards=tuple(_parse_shard(shard) for shard in _typed(values["shards"], list)),
+            shards=tuple(_typed(shard, IndexedShard) for shard in _typed(values["shards"], list)),
         )
     except KeyError as error:
-        raise ValueError(f"{path} is not an index of shards: {error} is missing") from error
+        raise ValueError(f"{name} is not an index of shards: {error} is missing") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not an index of shards: {error}") from error
+        raise ValueError(f"{name} is not an index of shards: {error}") from error
 
 
 def _shard_problem(path: Path, shard: IndexedShard) -> str | None:
@@ -224,13 +185,15 @@ def _read_member(file: BinaryIO, member: Member) -> bytes:
     return data
 
 
-def _check_members(places: Mapping[str, Member], where: str) -> None:
+def check_members(places: Mapping[str, Member], where: str) -> None:
     media = [suffix for suffix in places if suffix in MEDIA_SUFFIXES]
     if len(places) != 2 or len(media) != 1 or DESCRIPTION_SUFFIX not in places:
         raise ValueError(f"{where} has the members {sorted(places)}, but must have json and media")
 
 
-def _indexed_sample(key: str, captions: int, places: Mapping[str, Member]) -> IndexedSample:
+def _indexed_sample(
+    key: str, captions: int, places: Mapping[str, Member], *, follows: bool
+) -> IndexedSample:
     suffix = next(name for name in places if name != DESCRIPTION_SUFFIX)
     return IndexedSample(
         key=key,
@@ -238,6 +201,7 @@ def _indexed_sample(key: str, captions: int, places: Mapping[str, Member]) -> In
         suffix=suffix,
         media=places[suffix],
         description=places[DESCRIPTION_SUFFIX],
+        follows=follows,
     )
 
 
@@ -250,6 +214,7 @@ def _shard_values(shard: IndexedShard) -> dict[str, object]:
                 DESCRIPTION_SUFFIX: [sample.description.offset, sample.description.size],
                 sample.suffix: [sample.media.offset, sample.media.size],
             },
+            **({"follows": True} if sample.follows else {}),
         }
         for sample in shard.samples
     ]
@@ -261,32 +226,42 @@ def _shard_values(shard: IndexedShard) -> dict[str, object]:
     }
 
 
-def _parse_shard(values: Any) -> IndexedShard:
+def _compact(values: dict[str, Any]) -> Any:
+    """Called with each object of the file, inner ones first."""
+    if "samples" in values:
+        return _parse_shard(values)
+    return _parse_sample(values) if "members" in values else values
+
+
+def _parse_shard(values: Mapping[str, Any]) -> IndexedShard:
     file = _typed(values["file"], str)
     # An index comes from elsewhere as often as shards do: it may name files beside it only.
     if file in ("", ".", "..") or Path(file).name != file:
         raise ValueError(f"it names the file {file!r}, but may only name files beside it")
-    shard = IndexedShard(
-        file=file,
-        byte_count=_count(values["bytes"]),
-        sha256=_typed(values["sha256"], str),
-        samples=tuple(_parse_sample(sample) for sample in _typed(values["samples"], list)),
-    )
-    for sample in shard.samples:
+    byte_count = _count(values["bytes"])
+    samples = [_typed(sample, IndexedSample) for sample in _typed(values["samples"], list)]
+    for sample in samples:
         for member in (sample.media, sample.description):
-            if member.offset + member.size > shard.byte_count:
+            if member.offset + member.size > byte_count:
                 raise ValueError(f"sample {sample.key} of {file} reaches beyond the shard's end")
-    return shard
+    return IndexedShard(
+        file=file,
+        byte_count=byte_count,
+        sha256=_typed(values["sha256"], str),
+        samples=SampleRows(samples),
+    )
 
 
-def _parse_sample(values: Any) -> IndexedSample:
+def _parse_sample(values: Mapping[str, Any]) -> IndexedSample:
     places = {
         suffix: Member(offset=_count(offset), size=_count(size))
         for suffix, (offset, size) in _typed(values["members"], dict).items()
     }
     key = _typed(values["key"], str)
-    _check_members(places, f"sample {key}")
-    return _indexed_sample(key, _count(values["captions"]), places)
+    check_members(places, f"sample {key}")
+    return _indexed_sample(
+        key, _count(values["captions"]), places, follows=bool(values.get("follows", False))
+    )
 
 
 def _typed(value: Any, kind: type) -> Any:
@@ -296,6 +271,6 @@ def _typed(value: Any, kind: type) -> Any:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**62:
         raise ValueError(f"{str(value)[:40]!r} is not a number of bytes or things")
     return value

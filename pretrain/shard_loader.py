@@ -1,19 +1,23 @@
-"""Batches of a `ShardDataset`, decoded in worker processes.
+"""Batches of a run, decoded in worker processes, each batch by one of them.
 
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from reelscan.pretrain.shard_reader import Sample, ShardDataset
-from reelscan.pretrain.skip_log import SkipLog
+from reelscan.pretrain.sample_order import BatchOrder, Draw
+from reelscan.pretrain.shard_reader import CorpusReader, Sample
+from reelscan.pretrain.skip_log import SkipLog, Skipped
+
+SAMPLES_BEFORE_JUDGING = 200
+SAMPLES_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,155 +32,126 @@ class Batch:
     """int64 [B]."""
 
 
+class TooManyUnreadableError(ValueError):
+    """More samples could not be read than the run allows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Delivery:
     """What a worker hands over."""
 
     batch: Batch | None
+    """None if a place was left empty: neither its sample nor those after it can be read."""
+    missing: int
+    """Places whose own sample could not be read."""
     skips: SkipLog
 
 
-class _Batches(IterableDataset[_Delivery]):
-    """Batches of one worker, with what was skipped on the way."""
+class ShardLoader:
+    """The part of each global batch that falls to one process; see `batches`.
+
+    `readers`: for each kind its corpora, as in `order`. `workers`: processes of one thread each
+    that decode; 0 decodes in this one. A sample that cannot be read is replaced by one that comes
+    next; above `max_unreadable_fraction` of the last ones (up to `SAMPLES_REMEMBERED`, at least
+    `SAMPLES_BEFORE_JUDGING`) the run stops. `on_skip` is given what was left out, each thing once.
+    """
 
     def __init__(
-        self, dataset: ShardDataset, *, batch_size: int, drop_last: bool, workers: int
+        self,
+        readers: Sequence[Sequence[CorpusReader]],
+        order: BatchOrder,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        workers: int = 0,
+        seed: int = 0,
+        max_unreadable_fraction: float = 1.0,
+        on_skip: Callable[[Skipped], None] | None = None,
     ) -> None:
-        self.dataset = dataset
-        self._batch_size = batch_size
-        self._drop_last = drop_last
-        self._workers = max(workers, 1)
-        sizes = [shard.samples for shard in dataset.corpus.shards]
-        self.per_epoch: int | None = None
-        """Batches an epoch of this process; None if that is not fixed."""
-        if drop_last and None not in sizes:
-            total = sum(size for size in sizes if size is not None)
-            self.per_epoch = total // (batch_size * dataset.world_size)
-
-    def __iter__(self) -> Iterator[_Delivery]:
-        # The epoch is read here, not at the first batch: by then it may be the next one.
-        worker = get_worker_info()
-        return self._deliveries(self.dataset.epoch, worker.id if worker else 0)
-
-    def _deliveries(self, epoch: int, worker: int) -> Iterator[_Delivery]:
-        if self.per_epoch is None:
-            samples = self.dataset.samples(epoch=epoch, worker=worker, workers=self._workers)
-            limit = None
-        else:
-            samples = self._laps(epoch, worker)
-            limit = self._shares(epoch, self.per_epoch)[worker]
-        for _ in range(limit) if limit is not None else count():
-            batch = list(islice(samples, self._batch_size))
-            if not batch or (len(batch) < self._batch_size and self._drop_last):
-                break
-            yield self._delivery(_collate(batch))
-        yield self._delivery(None)
-
-    def _delivery(self, batch: Batch | None) -> _Delivery:
-        skips, self.dataset.skips = self.dataset.skips, SkipLog()
-        return _Delivery(batch=batch, skips=skips)
-
-    def _laps(self, epoch: int, worker: int) -> Iterator[Sample]:
-        """Without end: after the shards of this worker, those of its process, again and again."""
-        for lap in count():
-            found = False
-            for sample in self.dataset.samples(
-                epoch=epoch, worker=worker, workers=self._workers, lap=lap
-            ):
-                found = True
-                yield sample
-            if lap > 0 and not found:
-                raise ValueError(
-                    f"process {self.dataset.rank} found nothing in {self.dataset.corpus.name}; "
-                    f"left out: {self.dataset.skips.summary()}"
-                )
-
-    def _shares(self, epoch: int, batches: int) -> list[int]:
-        """How many of the batches each worker gives, in proportion to the samples it has."""
-        samples = [
-            sum(shard.samples or 0 for shard in shards)
-            for shards in (
-                self.dataset.shards_of(epoch, worker=worker, workers=self._workers)
-                for worker in range(self._workers)
-            )
-        ]
-        if sum(samples) == 0:
-            raise ValueError(f"no shard of process {self.dataset.rank} holds a sample")
-        ideal = [batches * own / sum(samples) for own in samples]
-        shares = [int(share) for share in ideal]
-        by_remainder = sorted(range(len(ideal)), key=lambda worker: shares[worker] - ideal[worker])
-        for worker in by_remainder[: batches - sum(shares)]:
-            shares[worker] += 1
-        return shares
-
-
-class ShardLoader(DataLoader[_Delivery]):
-    """Batches of a `ShardDataset`; made by `make_loader`.
-
-    With an index and `drop_last`, every epoch has `len(loader)` batches in every process: who has
-    fewer samples reads some twice, who has more leaves some out this time. Otherwise
-    an epoch is one pass and has no known length.
-    """
-
-    def __init__(self, batches: _Batches, *, workers: int) -> None:
         self.skips = SkipLog()
-        """What was left out in the epochs read to their end, by all workers."""
-        super().__init__(
-            batches,
+        """What was left out so far, replacements that could not be read either included."""
+        self._decoding = _DecodedBatches(readers)
+        self._order = order
+        self._places = range(rank * batch_size, (rank + 1) * batch_size)
+        self._workers = workers
+        self._seed = seed
+        self._max_unreadable_fraction = max_unreadable_fraction
+        self._on_skip = on_skip
+        self._asked = self._missing = 0
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The batches from number `start` on, without end. Raises `TooManyUnreadableError`."""
+        requests = (self._order.draws(number, places=self._places) for number in count(start))
+        loader: DataLoader[_Delivery] = DataLoader(
+            self._decoding,
+            sampler=requests,
             batch_size=None,
-            num_workers=workers,
+            num_workers=self._workers,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
-            generator=torch.Generator().manual_seed(batches.dataset.seed),
-            persistent_workers=workers > 0,
+            generator=torch.Generator().manual_seed(self._seed),
         )
-        self._batches = batches
+        for delivery in loader:
+            yield self._accepted(delivery)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Call before each epoch."""
-        self._batches.dataset.set_epoch(epoch)
+    def _accepted(self, delivery: _Delivery) -> Batch:
+        for skipped in self.skips.merge(delivery.skips):
+            if self._on_skip is not None:
+                self._on_skip(skipped)
+        if self._asked >= SAMPLES_REMEMBERED:
+            # Half of what was: a disk that fails late must show as clearly as one that fails early.
+            self._asked, self._missing = self._asked // 2, self._missing // 2
+        self._asked += len(self._places)
+        self._missing += delivery.missing
+        if delivery.batch is None:
+            raise TooManyUnreadableError(
+                f"neither a sample nor the ones after it can be read; {self._told()}"
+            )
+        if (
+            self._asked >= SAMPLES_BEFORE_JUDGING
+            and self._missing > self._max_unreadable_fraction * self._asked
+        ):
+            raise TooManyUnreadableError(
+                f"{self._missing} of the last {self._asked} samples could not be read, above "
+                f"max_unreadable_fraction {self._max_unreadable_fraction:g}; {self._told()}"
+            )
+        return delivery.batch
 
-    def __len__(self) -> int:
-        if self._batches.per_epoch is None:
-            raise TypeError("without an index or drop_last, the number of batches is not known")
-        return self._batches.per_epoch
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        delivered = 0
-        for delivery in super().__iter__():
-            self.skips.merge(delivery.skips)
-            if delivery.batch is not None:
-                delivered += 1
-                yield delivery.batch
-        if delivered == 0:
-            raise ValueError(f"the shards gave no batch; left out: {self.skips.summary()}")
-
-
-def make_loader(
-    dataset: ShardDataset, *, batch_size: int, workers: int = 0, drop_last: bool = True
-) -> ShardLoader:
-    """Batches of one size, decoded in `workers` processes of one thread each (0: in this one).
-
-    Without `drop_last`, each worker's last batch may be smaller. Raises ValueError if a process
-    would be left without a shard or a full batch.
-    """
-    if batch_size < 1 or workers < 0:
-        raise ValueError(f"batch_size is {batch_size} (at least 1), workers {workers} (at least 0)")
-    shards = len(dataset.corpus.shards)
-    if shards < dataset.world_size:
-        raise ValueError(
-            f"{shards} shards for {dataset.world_size} processes, but each needs one of its own: "
-            "write the corpus with fewer samples_per_shard"
+    def _told(self) -> str:
+        return (
+            f"left out: {self.skips.summary()}. Check the shards with `reelscan shards verify`; "
+            "a resumed run goes on from its last checkpoint"
         )
-    batches = _Batches(dataset, batch_size=batch_size, drop_last=drop_last, workers=workers)
-    if batches.per_epoch == 0:
-        raise ValueError(
-            f"the corpus has fewer than {batch_size} samples for each of {dataset.world_size} "
-            "processes: choose a smaller batch_size or drop_last=False"
+
+
+class _DecodedBatches(Dataset[_Delivery]):
+    """Batches by the draws they are made of."""
+
+    def __init__(self, readers: Sequence[Sequence[CorpusReader]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, draws: Sequence[Draw]) -> _Delivery:
+        skips, samples, missing = SkipLog(), [], 0
+        for draw in draws:
+            reader = self._readers[draw.kind][draw.corpus]
+            sample = reader.read(draw.sample, pass_number=draw.pass_number, skips=skips)
+            if sample is None:
+                missing += 1
+                sample = _replacement(reader, draw, skips)
+            if sample is None:
+                return _Delivery(batch=None, missing=missing, skips=skips)
+            samples.append(sample)
+        return _Delivery(batch=_collate(samples), missing=missing, skips=skips)
+
+
+def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | None:
+    for number in draw.replacements:
+        sample = reader.read(
+            number, pass_number=draw.pass_number, skips=skips, instead_of=draw.sample
         )
-    if batches.per_epoch is None and drop_last and dataset.world_size > 1:
-        raise ValueError("shards without an index give processes different numbers of batches")
-    return ShardLoader(batches, workers=workers)
+        if sample is not None:
+            return sample
+    return None
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:

@@ -86,3 +86,8 @@ def parse_description(data: bytes) -> Description:
         height=values.get("height"),
         duration_seconds=values.get("duration_seconds"),
     )
+
+
+def sample_source(shard: str, key: str, suffix: str) -> str:
+    """How messages name a sample: "train-000000.tar/000000007.mp4"; harmless for any key."""
+    return f"{shard}/{key.encode('unicode_escape').decode('ascii')}.{suffix}"

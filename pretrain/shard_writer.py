@@ -25,13 +25,13 @@ from reelscan.pretrain.annotations import CaptionedVideo, path_below_root
 from reelscan.pretrain.shard_index import (
     INDEX_ENDING,
     ShardIndex,
-    describe_shard,
     file_sha256,
     read_index,
     write_index,
 )
 from reelscan.pretrain.shard_journal import JOURNAL_ENDING, FinishedShard, ShardJournal
 from reelscan.pretrain.shard_sample import DESCRIPTION_SUFFIX, description_bytes
+from reelscan.pretrain.shard_scan import describe_shard
 from reelscan.pretrain.shard_tar import ShardTar
 from reelscan.pretrain.video_check import Accepted, Rejected, check_video
 

@@ -11,11 +11,12 @@ SkipReason = Literal["shard", "members", "json", "video"]
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A sample, or the rest of a shard, that was left out while reading."""
+    """A sample, or all of a shard, that was left out while reading."""
 
     reason: SkipReason
-    """"shard": the tar file is damaged or cut; "members": a sample lacks its json or has not
-    exactly one video or image; "json": it is not as it should be; "video": it cannot be decoded."""
+    """"shard": the tar file is not there, damaged, or not what its index says; "members": a sample
+    lacks its json or has not exactly one video or image; "json": a description is not as it should
+    be; "video": a video or image cannot be decoded."""
     source: str
     """Shard and, if it is about one, key of the sample."""
     detail: str
@@ -23,21 +24,27 @@ class Skipped:
 
 
 class SkipLog:
-    """What was left out while reading: all counted, the first `MAX_LISTED_SKIPS` listed."""
+    """What was left out while reading: all counted, the first `MAX_LISTED_SKIPS` listed once."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """Number of skips by reason (`Skipped.reason`)."""
+        """Number of samples left out by reason (`Skipped.reason`)."""
         self.listed: list[Skipped] = []
 
     def add(self, skipped: Skipped) -> None:
         self.counts[skipped.reason] += 1
-        if len(self.listed) < MAX_LISTED_SKIPS:
-            self.listed.append(skipped)
+        self._list(skipped)
 
-    def merge(self, other: "SkipLog") -> None:
+    def merge(self, other: "SkipLog") -> list[Skipped]:
+        """Takes in what the other holds; returns what was not listed here before."""
         self.counts.update(other.counts)
-        self.listed += other.listed[: MAX_LISTED_SKIPS - len(self.listed)]
+        return [skipped for skipped in other.listed if self._list(skipped)]
+
+    def _list(self, skipped: Skipped) -> bool:
+        if len(self.listed) >= MAX_LISTED_SKIPS or skipped in self.listed:
+            return False
+        self.listed.append(skipped)
+        return True
 
     def summary(self) -> str:
         """One line for an error message."""

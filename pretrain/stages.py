@@ -19,7 +19,7 @@ from reelscan.pretrain.pretrain_config import (
 
 def video_only_masked(
     *,
-    shards: tuple[Path, ...],
+    shards: tuple[str | Path, ...],
     teacher: Path,
     model: VideoTextConfig | None = None,
     batch_size: int = 64,
@@ -46,7 +46,7 @@ def video_only_masked(
 
 def video_text_masked(
     *,
-    shards: tuple[Path, ...],
+    shards: tuple[str | Path, ...],
     teacher: Path,
     initial_model: Path | None = None,
     initial_text_encoder: Path | None = None,
@@ -72,7 +72,7 @@ def video_text_masked(
 
 def unmasked(
     *,
-    shards: tuple[Path, ...],
+    shards: tuple[str | Path, ...],
     initial_model: Path | None = None,
     model: VideoTextConfig | None = None,
     batch_size: int = 64,
@@ -90,7 +90,7 @@ def unmasked(
 
 
 def _published_data(
-    shards: tuple[Path, ...],
+    shards: tuple[str | Path, ...],
     *,
     batch_size: int,
     crop_scale: tuple[float, float] = (0.5, 1.0),

@@ -33,6 +33,8 @@ class StepClock:
         self._last = now()
         self._waited = self._seconds = self._steps = 0.0
         self._wait = 0.0
+        self.waited_seconds = 0.0
+        """Spent waiting for batches so far."""
 
     def timing(self, batches: Iterator[Item]) -> Iterator[Item]:
         """The same batches; notes how long each is waited for."""
@@ -43,6 +45,7 @@ class StepClock:
             except StopIteration:
                 return
             self._wait = self._now() - asked
+            self.waited_seconds += self._wait
             yield batch
 
     def step_done(self, *, steps_left: int) -> Pace:

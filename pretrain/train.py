@@ -3,10 +3,12 @@
     OUT/settings.json                                    what the run was given
     OUT/checkpoints/step-N/                              what it can be resumed from
     OUT/metrics.jsonl, OUT/tensorboard/, OUT/losses.png  how it went
+    OUT/unreadable-RANK.jsonl                            what a process could not read, and why
     OUT/model/                                           the trained model, once finished
 
-Everything random in a step follows from (seed, step, process) and the data from (seed, epoch), so
-a resumed run does what an uninterrupted one would have done.
+Everything random in a step follows from (seed, step, process) and its batch from (seed, step): the
+number of steps done is the position in the data, and a resumed run does what an uninterrupted one
+would have done.
 """
 
 import json
@@ -43,13 +45,13 @@ from reelscan.pretrain.objective import Objective
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_log import METRICS_FILE, RunLog
 from reelscan.pretrain.run_settings import check_same_settings, plain_settings
-from reelscan.pretrain.shard_loader import Batch
 from reelscan.pretrain.step_clock import Pace, StepClock
 from reelscan.pretrain.stop_request import stop_requests
 from reelscan.pretrain.train_step import StepOutcome, TrainStep
 from reelscan.pretrain.training_data import ClipSource, open_shards, to_training_batch
 
 CHECKPOINTS, MODEL, LOSS_PLOT, SETTINGS = "checkpoints", "model", "losses.png", "settings.json"
+UNREADABLE = "unreadable-{rank}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class PretrainReport:
     """Of the last step; empty if none was left to do."""
     seconds: float
     """Of this part of the run."""
+    data_wait_seconds: float
+    """Of these, spent waiting for the next batch."""
     checkpoint: Path
     """The newest one."""
     model: Path | None
@@ -125,7 +129,10 @@ def pretrain(
         stop_requests(should_stop) as stop,
         scanning_by(scan),
     ):
-        run = _Run(config, Path(out_dir), processes, source or open_shards(config, processes))
+        if source is None:
+            skip_list = Path(out_dir) / UNREADABLE.format(rank=processes.rank)
+            source = open_shards(config, processes, skip_list=skip_list)
+        run = _Run(config, Path(out_dir), processes, source)
         report = run.train(resume=resume, on_step=on_step, should_stop=stop)
         wait_for_all()
     return report
@@ -141,7 +148,7 @@ class _Run:
         self.out_dir = out_dir
         self.processes = processes
         self.source = source
-        self.total_steps = config.steps or (config.epochs or 0) * source.steps_per_epoch
+        self.total_steps = config.steps or source.steps_in(config.epochs or 0)
         self.settings = plain_settings(config, processes=processes.count)
         self.tokenizer = (
             Tokenizer.from_file(config.data.vocabulary)
@@ -166,6 +173,7 @@ class _Run:
             options=config.loss_options,
             masked_language_probability=config.masked_language_probability,
         )
+        self.clock = StepClock(clips_per_step=config.data.batch_size * processes.count)
         self.take_step = TrainStep(
             objective, config=config, processes=processes, total_steps=self.total_steps
         )
@@ -200,6 +208,7 @@ class _Run:
             unreadable_samples=self.source.unreadable_samples,
             losses=outcome.losses if outcome else {},
             seconds=time.perf_counter() - started,
+            data_wait_seconds=self.clock.waited_seconds,
             checkpoint=checkpoint,
             model=None if interrupted else self.out_dir / MODEL,
         )
@@ -226,9 +235,10 @@ class _Run:
     ) -> Iterator[tuple[StepOutcome, RunState, Pace]]:
         """Trains until the end or until asked to stop. Raises `TrainingDivergedError`."""
         self.model.train()
-        clock = StepClock(clips_per_step=self.config.data.batch_size * self.processes.count)
+        clock = self.clock
         skipped_in_a_row = 0
-        for batch in clock.timing(self._batches(state.step)):
+        batches = self.source.batches(state.step)
+        for batch in clock.timing(islice(batches, self.total_steps - state.step)):
             prepared = to_training_batch(
                 batch,
                 tokenizer=self.tokenizer,
@@ -247,14 +257,6 @@ class _Run:
                 raise TrainingDivergedError(_divergence_message(state.step, skipped_in_a_row))
             if outcome.stop:
                 return
-
-    def _batches(self, step: int) -> Iterator[Batch]:
-        """The batches from step number `step` to the end of the run."""
-        while step < self.total_steps:
-            epoch, done = divmod(step, self.source.steps_per_epoch)
-            for batch in islice(self.source.batches(epoch, skip=done), self.total_steps - step):
-                yield batch
-                step += 1
 
     def _is_due(self, steps_done: int, every: int) -> bool:
         return steps_done % every == 0 or steps_done == self.total_steps

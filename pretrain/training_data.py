@@ -3,10 +3,9 @@
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,27 +14,32 @@ from torch import Tensor
 
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
+from reelscan.pretrain.clip_cache import ClipCache
 from reelscan.pretrain.distributed import Processes
 from reelscan.pretrain.objective import TrainingBatch
 from reelscan.pretrain.pretrain_config import DataConfig, PretrainConfig
-from reelscan.pretrain.shard_loader import Batch, ShardLoader, make_loader
-from reelscan.pretrain.shard_reader import ClipDecoder, ShardDataset
+from reelscan.pretrain.sample_order import BatchOrder, CorpusOrder, KindOrder
+from reelscan.pretrain.shard_cache import ShardCache
+from reelscan.pretrain.shard_list import Corpus, open_corpus
+from reelscan.pretrain.shard_loader import Batch, ShardLoader
+from reelscan.pretrain.shard_reader import ClipDecoder, CorpusReader
+from reelscan.pretrain.shard_store import Retries, ShardStore
+from reelscan.pretrain.skip_log import Skipped
 from reelscan.video.transforms import random_flip, random_resized_crop, resize
 
 
 class ClipSource(Protocol):
-    """Where a run gets its batches from: the same ones again for the same epoch and process."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch, the same in every process."""
+    """Where a run gets its batches from: the same one again for the same step and process."""
 
     @property
     def unreadable_samples(self) -> int:
         """Samples left out so far because they could not be read."""
 
-    def batches(self, epoch: int, *, skip: int) -> Iterator[Batch]:
-        """The batches of an epoch after the first `skip`."""
+    def steps_in(self, epochs: int) -> int:
+        """Steps that so many epochs take, the same in every process."""
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of this process from step number `step` on, without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,48 +71,155 @@ class RandomView:
 
 
 class ShardSource:
-    """Batches of several shard sets, mixed in random order; every batch comes from one set."""
+    """Batches of any number of shard sets: videos mixed by weight, images mixed by weight, and
+    batches of videos and of images in random order."""
 
-    def __init__(self, loaders: Sequence[ShardLoader], *, seed: int) -> None:
-        self._loaders = loaders
-        self._seed = seed
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return sum(len(loader) for loader in self._loaders)
+    def __init__(self, loader: ShardLoader, order: BatchOrder) -> None:
+        self._loader = loader
+        self._order = order
 
     @property
     def unreadable_samples(self) -> int:
-        return sum(loader.skips.counts.total() for loader in self._loaders)
+        return self._loader.skips.counts.total()
 
-    def batches(self, epoch: int, *, skip: int) -> Iterator[Batch]:
-        for loader in self._loaders:
-            loader.set_epoch(epoch)
-        # All processes draw the same order, so that they see images, or videos, at the same time.
-        order = [which for which, loader in enumerate(self._loaders) for _ in range(len(loader))]
-        random.Random(f"{self._seed}/{epoch}").shuffle(order)
-        return islice(_mixed([iter(loader) for loader in self._loaders], order), skip, None)
+    def steps_in(self, epochs: int) -> int:
+        return self._order.batches_in(epochs)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        return self._loader.batches(step)
 
 
-def _mixed(streams: Sequence[Iterator[Batch]], order: Sequence[int]) -> Iterator[Batch]:
-    for which in order:
-        yield next(streams[which])
-    for stream in streams:
-        # Only at its end does a loader know all that was unreadable.
-        assert next(stream, None) is None, "a loader gives as many batches as its length says"
+def open_shards(
+    config: PretrainConfig, processes: Processes, *, skip_list: Path | None = None
+) -> ShardSource:
+    """The shards of this process.
 
-
-def open_shards(config: PretrainConfig, processes: Processes) -> ShardSource:
-    """The shards of this process. Raises ValueError if none are given or a set is too small."""
+    `skip_list`: file to which what cannot be read is added, a line of json each. Raises ValueError
+    if no shards are given, an index cannot be read, or a kind has less than a batch.
+    """
     data, vision = config.data, config.model.vision
     if not data.shards and not data.image_shards:
         raise ValueError("data.shards is empty; give the index file (NAME.index.json) of a set")
-    frames = [vision.frames] * len(data.shards) + [1] * len(data.image_shards)
-    loaders = [
-        _open_set(path, frames=count, size=vision.image_size, config=config, processes=processes)
-        for path, count in zip((*data.shards, *data.image_shards), frames, strict=True)
+    retries = Retries(times=data.shard_retries)
+    given = (
+        (data.shards, data.weights, vision.frames),
+        (data.image_shards, data.image_weights, 1),
+    )
+    kinds = [
+        _Kind(
+            corpora=[open_corpus(index, retries=retries) for index in indexes],
+            weights=weights or (1.0,) * len(indexes),
+            frames=frames,
+        )
+        for indexes, weights, frames in given
+        if indexes
     ]
-    return ShardSource(loaders, seed=config.run.seed)
+    order = _order(kinds, config, processes)
+    loader = ShardLoader(
+        _readers(kinds, config, ShardStore(cache=_cache(kinds, data), retries=retries)),
+        order,
+        batch_size=data.batch_size,
+        rank=processes.rank,
+        workers=data.workers,
+        seed=config.run.seed,
+        max_unreadable_fraction=data.max_unreadable_fraction,
+        on_skip=_appender(skip_list) if skip_list is not None else None,
+    )
+    return ShardSource(loader, order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Videos, or images."""
+
+    corpora: Sequence[Corpus]
+    weights: Sequence[float]
+    frames: int
+    """Of a clip."""
+
+
+def _order(kinds: Sequence[_Kind], config: PretrainConfig, processes: Processes) -> BatchOrder:
+    data, seed = config.data, config.run.seed
+    global_batch = data.batch_size * processes.count
+    orders = [
+        KindOrder(
+            [
+                CorpusOrder(
+                    corpus.name,
+                    follows=[rows.follows for rows in corpus.rows],
+                    weight=weight,
+                    seed=seed,
+                    shuffle_shards=data.shuffle_shards,
+                )
+                for corpus, weight in zip(kind.corpora, kind.weights, strict=True)
+            ],
+            seed=seed,
+            kind=number,
+        )
+        for number, kind in enumerate(kinds)
+    ]
+    for order, kind in zip(orders, kinds, strict=True):
+        if order.seen(1) < global_batch:
+            names = ", ".join(corpus.name.rpartition("-")[0] for corpus in kind.corpora)
+            raise ValueError(
+                f"an epoch of {names} has {order.seen(1)} samples, fewer than the {global_batch} "
+                "of a step in all processes: choose a smaller batch_size or a larger weight"
+            )
+    return BatchOrder(orders, global_batch=global_batch, seed=seed)
+
+
+def _readers(
+    kinds: Sequence[_Kind], config: PretrainConfig, store: ShardStore
+) -> list[list[CorpusReader]]:
+    data, size = config.data, config.model.vision.image_size
+    cache = ClipCache(data.cache_bytes) if data.cache_bytes > 0 else None
+    return [
+        [
+            CorpusReader(
+                corpus,
+                store,
+                decode=ClipDecoder(
+                    frames=kind.frames,
+                    frame_size=data.decode_size or size,
+                    sampling=data.sampling,
+                ),
+                augment=_view(data, size=size),
+                seed=config.run.seed,
+                cache=cache,
+                sample_ids=data.sample_ids,
+            )
+            for corpus in kind.corpora
+        ]
+        for kind in kinds
+    ]
+
+
+def _cache(kinds: Sequence[_Kind], data: DataConfig) -> ShardCache | None:
+    """Raises ValueError if the shards that are shuffled together do not fit in the cache."""
+    if data.shard_cache is None:
+        return None
+    needed = sum(
+        corpus.window_bytes(data.shuffle_shards or 1)
+        for kind in kinds
+        for corpus in kind.corpora
+        if corpus.is_remote
+    )
+    if needed > data.shard_cache_bytes:
+        raise ValueError(
+            f"shard_cache_bytes is {data.shard_cache_bytes}, but the shards that are shuffled "
+            f"together take {needed} bytes and would be fetched again and again: give more bytes, "
+            f"or lower shuffle_shards ({data.shuffle_shards})"
+        )
+    return ShardCache(data.shard_cache, max_bytes=data.shard_cache_bytes)
+
+
+def _appender(path: Path) -> Callable[[Skipped], None]:
+    def append(skipped: Skipped) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(skipped), ensure_ascii=False) + "\n")
+
+    return append
 
 
 def to_training_batch(
@@ -121,25 +232,6 @@ def to_training_batch(
         text=text.to(device),
         sample_ids=batch.sample_ids.to(device),
     )
-
-
-def _open_set(
-    path: Path, *, frames: int, size: int, config: PretrainConfig, processes: Processes
-) -> ShardLoader:
-    data = config.data
-    dataset = ShardDataset(
-        path,
-        decode=ClipDecoder(
-            frames=frames, frame_size=data.decode_size or size, sampling=data.sampling
-        ),
-        augment=_view(data, size=size),
-        seed=config.run.seed,
-        cache_bytes=data.cache_bytes,
-        sample_ids=data.sample_ids,
-        rank=processes.rank,
-        world_size=processes.count,
-    )
-    return make_loader(dataset, batch_size=data.batch_size, workers=data.workers)
 
 
 def _view(data: DataConfig, *, size: int) -> RandomView:

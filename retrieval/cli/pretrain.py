@@ -140,8 +140,14 @@ def report_text(report: PretrainReport) -> str:
     if report.losses:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in report.losses.items())
         lines.append(f"losses: {losses}")
+    if report.data_wait_seconds > 0.05 * report.seconds:
+        waited = duration_text(report.data_wait_seconds)
+        lines.append(f"waited {waited} of it for data: more --data.workers may help")
     if report.unreadable_samples:
-        lines.append(f"{report.unreadable_samples} samples could not be read and were left out")
+        lines.append(
+            f"{report.unreadable_samples} samples could not be read and were left out: see "
+            "unreadable-*.jsonl in the run's folder"
+        )
     if report.interrupted:
         lines.append(f"stopped; --resume goes on from {report.checkpoint}")
     else:

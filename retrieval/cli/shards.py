@@ -1,4 +1,5 @@
-"""`reelscan shards`: writes captioned videos into WebDataset shards, and checks them."""
+"""`reelscan shards`: writes captioned videos into WebDataset shards, indexes those of others, and
+checks them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Annotated
 import tyro
 
 from reelscan.pretrain.annotations import read_annotations
-from reelscan.pretrain.shard_index import verify_shards
+from reelscan.pretrain.shard_index import read_index, verify_shards
+from reelscan.pretrain.shard_scan import index_shards
 from reelscan.pretrain.shard_writer import ShardReport, write_shards
+from reelscan.pretrain.skip_log import SkipLog
 from reelscan.retrieval.cli.arguments import as_json, parse_action
 from reelscan.retrieval.cli.progress import StageProgress
+
+MAX_SHOWN_SKIPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +67,32 @@ class Verify:
     """Index file (NAME.index.json)."""
 
 
-ACTIONS = {"write": Write, "verify": Verify}
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Makes the index of WebDataset shards that have none: KEY.json with "captions", a list of
+    texts, beside KEY.mp4, .jpg or the like.
+
+    The index, NAME.index.json, is written into the folder of the shards.
+
+    Examples:
+      reelscan shards index webvid/*.tar --name webvid
+    """
+
+    shards: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SHARD ...")]
+    """Tar files of one folder."""
+    name: str = "shards"
+    """Start of the index's name."""
+
+
+ACTIONS = {"write": Write, "index": Index, "verify": Verify}
 
 
 def main(arguments: list[str]) -> int:
-    """Writes or verifies; 1 if a video was rejected or a shard is not as it should be."""
+    """1 if a video or a sample was left out, or a shard is not as it should be."""
     command = parse_action(ACTIONS, "shards", arguments)
-    return write(command) if isinstance(command, Write) else verify(command)
+    if isinstance(command, Write):
+        return write(command)
+    return index(command) if isinstance(command, Index) else verify(command)
 
 
 def write(command: Write) -> int:
@@ -107,6 +131,21 @@ def report_text(report: ShardReport) -> str:
     if report.rejected:
         lines.append(f"{report.rejected} rejected, with reasons in {report.rejects_path}")
     return "\n".join(lines)
+
+
+def index(command: Index) -> int:
+    skips = SkipLog()
+    with StageProgress("reading shards", unit="shards") as bar:
+        path = index_shards(
+            command.shards, name=command.name, on_skip=skips.add, on_progress=bar.update
+        )
+    found = read_index(path)
+    print(f"{path}: {found.sample_count} samples in {len(found.shards)} shards")
+    for skipped in skips.listed[:MAX_SHOWN_SKIPS]:
+        print(f"left out: {skipped.source} {skipped.detail}")
+    if len(skips.listed) > MAX_SHOWN_SKIPS:
+        print(f"left out in all: {skips.summary()}")
+    return 1 if skips.listed else 0
 
 
 def verify(command: Verify) -> int:

@@ -3,11 +3,13 @@
 import ast
 import re
 from dataclasses import fields, is_dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
+from toy_shards import COUNT, decode, write_corpus
 
 from reelscan.models.bert import BertConfig
 from reelscan.models.tokenizer import SPECIAL_TOKENS, TokenBatch, Tokenizer
@@ -24,9 +26,6 @@ from reelscan.pretrain.pretrain_config import (
     RunConfig,
 )
 from reelscan.pretrain.rounded_weights import RoundedWeights
-from reelscan.pretrain.shard_reader import ShardDataset
-from reelscan.pretrain.shard_sample import Description, description_bytes
-from reelscan.pretrain.shard_tar import ShardTar
 from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
 from reelscan.pretrain.train_step import TrainStep
 from reelscan.pretrain.training_data import open_shards
@@ -195,43 +194,19 @@ def test_without_each_frame_a_clip_is_one_vector():
     assert [pooled.shape[1] for pooled in seen] == [2, 1]
 
 
-def test_samples_of_different_sets_share_ids_only_as_published(tmp_path):
-    ids = {}
-    for name in ("first", "second"):
-        tar = ShardTar(tmp_path / f"{name}-000000.tar")
-        for number in range(3):
-            description = description_bytes(Description(captions=(f"caption {number}",)))
-            tar.add(f"{number:09d}", {"json": description, "mp4": b"video"})
-        tar.finish()
-        for kind in ("unique", "per_corpus"):
-            dataset = ShardDataset([tar.path], corpus=name, decode=_blank, sample_ids=kind)
-            ids[name, kind] = {sample.sample_id for sample in dataset}
-            assert len(ids[name, kind]) == 3
-    assert not ids["first", "unique"] & ids["second", "unique"]
-    assert ids["first", "per_corpus"] == ids["second", "per_corpus"]
-
-
-def _blank(media: bytes, name: str, generator: torch.Generator) -> torch.Tensor:
-    return torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("published", [False, True])
-def test_a_run_numbers_its_samples_as_configured(published, monkeypatch):
-    given = []
-
-    class StoppedError(Exception):
-        pass
-
-    def dataset(*_arguments, **options):
-        given.append(options["sample_ids"])
-        raise StoppedError
-
-    monkeypatch.setattr("reelscan.pretrain.training_data.ShardDataset", dataset)
-    settings = config(published=published)
-    settings = replace(settings, data=replace(settings.data, shards=(Path("a.index.json"),)))
-    with pytest.raises(StoppedError):
-        open_shards(settings, Processes(rank=0, count=1, device=torch.device("cpu")))
-    assert given == ["per_corpus" if published else "unique"]
+def test_samples_of_different_sets_share_ids_only_as_published(tmp_path, monkeypatch):
+    monkeypatch.setattr("reelscan.pretrain.training_data.ClipDecoder", lambda **_options: decode)
+    indexes = [write_corpus(tmp_path / name, name=name) for name in ("first", "second")]
+    for published in (False, True):
+        settings = config(published=published)
+        data = replace(settings.data, shards=tuple(indexes), batch_size=6)
+        source = open_shards(
+            replace(settings, data=data),
+            Processes(rank=0, count=1, device=torch.device("cpu")),
+        )
+        batches = islice(source.batches(0), source.steps_in(1))
+        ids = {number for batch in batches for number in batch.sample_ids.tolist()}
+        assert len(ids) == (COUNT if published else 2 * COUNT)
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -26,7 +26,7 @@ def test_moved_data_and_harmless_settings_may_change():
     now = config("/elsewhere")
     now = replace(
         now,
-        data=replace(now.data, workers=3),
+        data=replace(now.data, workers=3, shard_cache=Path("/cache"), shard_retries=9),
         run=replace(now.run, log_every=1, checkpoint_every=7, keep_checkpoints=9),
     )
     check(before, now)
@@ -42,11 +42,19 @@ def test_every_change_that_matters_is_listed():
     with pytest.raises(ValueError, match="cannot go on") as raised:
         check(before, now)
     message = str(raised.value)
-    assert "data.batch_size was 128 and is 4" in message
+    assert "data.batch_size x processes was 1024 and is 32" in message
     assert "data.shards was ['a.index.json', 'b.index.json'] and is ['a.index.json']" in message
     assert "run.seed was 0 and is 1" in message
 
 
-def test_another_number_of_processes_is_another_batch():
-    with pytest.raises(ValueError, match="processes was 8 and is 4"):
-        check(config(), config(), processes=4)
+def test_another_number_of_processes_needs_another_batch_size():
+    before = config()
+    with pytest.raises(ValueError, match="batch_size x processes was 1024 and is 512"):
+        check(before, before, processes=4)
+    check(before, replace(before, data=replace(before.data, batch_size=256)), processes=4)
+
+
+def test_addresses_lose_their_folders_too():
+    before = config()
+    moved = ("s3://bucket/x/a.index.json", "https://host/b.index.json")
+    check(before, replace(before, data=replace(before.data, shards=moved)))

@@ -6,13 +6,13 @@ import pytest
 from reelscan.pretrain.shard_index import (
     ShardIndex,
     ShardProblem,
-    describe_shard,
     read_index,
     read_sample,
     verify_shards,
     write_index,
 )
 from reelscan.pretrain.shard_sample import Description, description_bytes
+from reelscan.pretrain.shard_scan import describe_shard
 from reelscan.pretrain.shard_tar import ShardTar
 
 SAMPLES = 5

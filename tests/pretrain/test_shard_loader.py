@@ -1,48 +1,48 @@
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 from torch import Tensor
+from toy_shards import COUNT, SIZES, decode, write_corpus
 
-from reelscan.pretrain.shard_index import ShardIndex, describe_shard, write_index
-from reelscan.pretrain.shard_loader import Batch, ShardLoader, make_loader
-from reelscan.pretrain.shard_reader import ShardDataset
-from reelscan.pretrain.shard_sample import Description, description_bytes
-from reelscan.pretrain.shard_tar import ShardTar
-from reelscan.video.errors import VideoError
+from reelscan.pretrain.sample_order import BatchOrder, CorpusOrder, KindOrder
+from reelscan.pretrain.shard_list import open_corpus
+from reelscan.pretrain.shard_loader import Batch, ShardLoader, TooManyUnreadableError
+from reelscan.pretrain.shard_reader import CorpusReader, Decode
+from reelscan.pretrain.shard_store import Retries, ShardStore
+from reelscan.pretrain.skip_log import Skipped
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
-SIZES = (4, 3, 5)
-COUNT = sum(SIZES)
 
-
-def decode(media: bytes, name: str, generator: torch.Generator) -> Tensor:
-    """Stands for a real decoder: the first byte is the brightness."""
-    if media == b"bad":
-        raise VideoError(name, "is broken")
-    return torch.full((2, 3, 4, 4), media[0], dtype=torch.uint8)
-
-
-def write_corpus(folder: Path, sizes: Sequence[int] = SIZES, *, broken: Sequence[int] = ()) -> Path:
-    """Sample n has brightness n and the caption "n"; `broken` ones cannot be decoded."""
-    shards, number = [], 0
-    for shard, size in enumerate(sizes):
-        tar = ShardTar(folder / f"toy-{shard:06d}.tar")
-        for _ in range(size):
-            media = b"bad" if number in broken else bytes([number])
-            description = description_bytes(Description(captions=(str(number),)))
-            tar.add(f"{number:09d}", {"json": description, "mp4": media})
-            number += 1
-        tar.finish()
-        shards.append(describe_shard(tar.path))
-    path = folder / "toy.index.json"
-    index = ShardIndex(name="toy", inputs_sha256="0", rejected=0, shards=tuple(shards))
-    write_index(index, path)
-    return path
+def open_loader(
+    index: Path,
+    *,
+    batch_size: int = 4,
+    processes: int = 1,
+    decoding: Decode = decode,
+    shuffle_shards: int = 2,
+    **options,
+) -> ShardLoader:
+    corpus = open_corpus(index)
+    order = CorpusOrder(
+        corpus.name,
+        follows=[rows.follows for rows in corpus.rows],
+        seed=0,
+        shuffle_shards=shuffle_shards,
+    )
+    return ShardLoader(
+        [[CorpusReader(corpus, ShardStore(retries=Retries(times=0)), decode=decoding)]],
+        BatchOrder(
+            [KindOrder([order], seed=0, kind=0)], global_batch=batch_size * processes, seed=0
+        ),
+        batch_size=batch_size,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,130 +50,122 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def numbers(batches: Sequence[Batch]) -> list[list[int]]:
-    return [batch.clips_uint8[:, 0, 0, 0, 0].tolist() for batch in batches]
+def numbers(batches: Sequence[Batch]) -> list[int]:
+    return [n for batch in batches for n in batch.clips_uint8[:, 0, 0, 0, 0].tolist()]
 
 
-def epoch(loader: ShardLoader, number: int) -> list[list[int]]:
-    loader.set_epoch(number)
-    return numbers(list(loader))
-
-
-def flat(batches: list[list[int]]) -> list[int]:
-    return [number for batch in batches for number in batch]
+def read(loader: ShardLoader, batches: int, *, start: int = 0) -> list[int]:
+    return numbers(list(islice(loader.batches(start), batches)))
 
 
 def test_batches_hold_clips_with_their_captions_and_ids(corpus: Path) -> None:
-    dataset = ShardDataset(corpus, decode=decode)
-    ids = {int(sample.caption): sample.sample_id for sample in dataset}
-    for batch in make_loader(dataset, batch_size=4):
+    ids: dict[str, int] = {}
+    for batch in islice(open_loader(corpus).batches(0), 6):
         assert batch.clips_uint8.shape == (4, 2, 3, 4, 4)
         assert batch.clips_uint8.dtype == torch.uint8
         assert batch.sample_ids.dtype == torch.int64
-        (found,) = numbers([batch])
-        assert batch.captions == [str(number) for number in found]
-        assert batch.sample_ids.tolist() == [ids[number] for number in found]
+        found = list(map(str, numbers([batch])))
+        assert [caption.split()[0] for caption in batch.captions] == found
+        for number, sample_id in zip(found, batch.sample_ids.tolist(), strict=True):
+            assert ids.setdefault(number, sample_id) == sample_id
+    assert len(set(ids.values())) == len(ids) == COUNT
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3, 5])
-def test_epochs_have_a_known_length_with_any_number_of_workers(corpus: Path, workers: int) -> None:
-    loader = make_loader(ShardDataset(corpus, decode=decode), batch_size=2, workers=workers)
-    assert len(loader) == COUNT // 2
-    for number in range(2):
-        batches = epoch(loader, number)
-        assert [len(batch) for batch in batches] == [2] * len(loader)
-    if workers <= 1:
-        assert sorted(flat(batches)) == list(range(COUNT))
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_order_and_draws_do_not_depend_on_workers(corpus: Path, workers: int) -> None:
+    alone = list(islice(open_loader(corpus).batches(0), 6))
+    batches = list(islice(open_loader(corpus, workers=workers).batches(0), 6))
+    assert numbers(batches) == numbers(alone)
+    assert [batch.captions for batch in batches] == [batch.captions for batch in alone]
+    assert Counter(numbers(batches)) == Counter(dict.fromkeys(range(COUNT), 2))
+    assert numbers(batches[:3]) != numbers(batches[3:])
 
 
-@pytest.mark.parametrize("workers", [0, 2, 5])
-def test_without_drop_last_each_sample_comes_once(corpus: Path, workers: int) -> None:
-    dataset = ShardDataset(corpus, decode=decode)
-    loader = make_loader(dataset, batch_size=5, workers=workers, drop_last=False)
-    assert sorted(flat(epoch(loader, 0))) == list(range(COUNT))
-    with pytest.raises(TypeError, match="not known"):
-        len(loader)
+def test_a_run_resumed_with_other_processes_and_workers_sees_each_sample_once(
+    corpus: Path,
+) -> None:
+    """Two processes for one step of six, then three with workers for the rest of two passes."""
+    whole = read(open_loader(corpus, batch_size=6), 4)
+    assert [sorted(whole[:COUNT]), sorted(whole[COUNT:])] == [list(range(COUNT))] * 2
+    seen = []
+    for processes, workers, steps in ((2, 0, range(1)), (3, 1, range(1, 4))):
+        parts = [
+            open_loader(
+                corpus, batch_size=6 // processes, processes=processes, rank=rank, workers=workers
+            ).batches(steps.start)
+            for rank in range(processes)
+        ]
+        for _ in steps:
+            seen += [number for part in parts for number in numbers([next(part)])]
+    assert seen == whole
+
+
+def test_resuming_decodes_nothing_that_was_seen(corpus: Path) -> None:
+    decoded = []
+
+    def noted(media: bytes, name: str, generator: torch.Generator) -> Tensor:
+        decoded.append(media[0])
+        return decode(media, name, generator)
+
+    whole = read(open_loader(corpus), 3)
+    assert read(open_loader(corpus, decoding=noted), 1, start=2) == whole[8:] == decoded
+
+
+def test_a_broken_sample_is_replaced_by_one_that_comes_next(tmp_path: Path) -> None:
+    index = write_corpus(tmp_path, media_bytes=3)
+    whole = read(open_loader(index), 6)
+    bad = whole[5]
+    shard, row = open_corpus(index).find(bad)
+    with Path(shard.address).open("r+b") as file:
+        file.seek(row.media.offset)
+        file.write(b"bad")
+    for workers in (0, 2):
+        skips: list[Skipped] = []
+        loader = open_loader(index, workers=workers, on_skip=skips.append)
+        seen = read(loader, 6)
+        assert seen[5] == whole[6] and bad not in seen
+        # All others are where they would have been.
+        assert [n for n, m in zip(seen, whole, strict=True) if n != m] == [
+            after for before, after in zip(whole, (*whole[1:], -1), strict=True) if before == bad
+        ]
+        assert loader.skips.counts == {"video": 2}
+        assert [skip.source.rpartition("/")[2] for skip in skips] == [f"{bad:09d}.mp4"]
+
+
+def test_a_lost_shard_is_replaced_and_left_alone_until_the_next_pass(tmp_path: Path) -> None:
+    index = write_corpus(tmp_path)
+    shard = tmp_path / "toy-000001.tar"
+    content = shard.read_bytes()
+    shard.unlink()
+    loader = open_loader(index, batch_size=COUNT, shuffle_shards=3)
+    batches = loader.batches(0)
+    seen = numbers([next(batches)])
+    assert not set(seen) & {4, 5, 6} and len(seen) == COUNT
+    assert [skip.source for skip in loader.skips.listed] == [shard.name]
+    shard.write_bytes(content)
+    assert sorted(numbers([next(batches)])) == list(range(COUNT))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_repeat_exactly(corpus: Path, workers: int) -> None:
-    loader = make_loader(ShardDataset(corpus, decode=decode), batch_size=3, workers=workers)
-    order = [epoch(loader, number) for number in range(3)]
-    assert order[0] != order[1] != order[2]
-    # A new loader that starts in the middle, and the old one going back.
-    resumed = make_loader(ShardDataset(corpus, decode=decode), batch_size=3, workers=workers)
-    assert epoch(resumed, 2) == order[2]
-    assert epoch(loader, 0) == order[0]
+def test_nothing_readable_is_an_error(tmp_path: Path, workers: int) -> None:
+    loader = open_loader(write_corpus(tmp_path, broken=range(COUNT)), workers=workers)
+    with pytest.raises(TooManyUnreadableError, match=r"9 video; the first: toy-.*is broken"):
+        read(loader, 1)
 
 
-def test_leaving_an_epoch_early_does_not_disturb_the_next(corpus: Path) -> None:
-    loader = make_loader(ShardDataset(corpus, decode=decode), batch_size=2, workers=2)
-    whole = epoch(loader, 1)
-    loader.set_epoch(0)
-    next(iter(loader))
-    assert epoch(loader, 1) == whole
+def test_too_much_unreadable_stops_the_run(tmp_path: Path) -> None:
+    index = write_corpus(tmp_path, broken=[3])
+    assert len(read(open_loader(index, max_unreadable_fraction=0.1), 60)) == 240
+    loader = open_loader(index, max_unreadable_fraction=0.05)
+    with pytest.raises(TooManyUnreadableError, match=r"1\d of the last 200 samples .* is broken"):
+        read(loader, 60)
 
 
-def test_all_processes_get_the_same_number_of_batches(tmp_path: Path) -> None:
-    index = write_corpus(tmp_path, (9, 1, 1, 6))
-    seen: Counter[int] = Counter()
-    for rank in range(2):
-        dataset = ShardDataset(index, decode=decode, rank=rank, world_size=2)
-        loader = make_loader(dataset, batch_size=2)
-        for number in range(4):
-            batches = epoch(loader, number)
-            assert len(batches) == len(loader) == 17 // 4
-            seen.update(flat(batches))
-    assert set(seen) == set(range(17))
-
-
-def test_skips_of_workers_arrive(tmp_path: Path) -> None:
-    index = write_corpus(tmp_path, broken=[0, 6])
-    for workers in (0, 2):
-        dataset = ShardDataset(index, decode=decode)
-        loader = make_loader(dataset, batch_size=1, workers=workers, drop_last=False)
-        assert len(list(loader)) == COUNT - 2
-        assert loader.skips.counts == {"video": 2}
-        assert {skip.source for skip in loader.skips.listed} == {
-            "toy-000000.tar/000000000.mp4",
-            "toy-000001.tar/000000006.mp4",
-        }
-
-
-def test_broken_samples_do_not_shorten_an_epoch(tmp_path: Path) -> None:
-    index = write_corpus(tmp_path, broken=range(8))
-    loader = make_loader(ShardDataset(index, decode=decode), batch_size=2)
-    batches = epoch(loader, 0)
-    assert len(batches) == len(loader) == COUNT // 2
-    assert set(flat(batches)) == set(range(8, COUNT))
-
-
-def test_a_worker_whose_shard_is_lost_reads_others(tmp_path: Path) -> None:
-    index = write_corpus(tmp_path, (4, 4))
-    shard = tmp_path / "toy-000001.tar"
-    shard.write_bytes(b"garbage" * 1000)
-    loader = make_loader(ShardDataset(index, decode=decode), batch_size=2, workers=2)
-    batches = epoch(loader, 0)
-    assert len(batches) == 4
-    assert set(flat(batches)) == {0, 1, 2, 3}
-    assert loader.skips.counts["shard"] > 0
-
-
-@pytest.mark.parametrize(("drop_last", "workers"), [(True, 0), (False, 0), (False, 2)])
-def test_nothing_readable_is_an_error(tmp_path: Path, drop_last: bool, workers: int) -> None:
-    index = write_corpus(tmp_path, broken=range(COUNT))
-    dataset = ShardDataset(index, decode=decode)
-    loader = make_loader(dataset, batch_size=2, drop_last=drop_last, workers=workers)
-    with pytest.raises(ValueError, match=r"(12|24) video; the first: toy-.*is broken"):
-        list(loader)
-
-
-def test_bare_shards_make_one_pass(corpus: Path) -> None:
-    shards = sorted(corpus.parent.glob("*.tar"))
-    loader = make_loader(ShardDataset(shards, corpus="c", decode=decode), batch_size=5)
-    batches = epoch(loader, 0)
-    assert [len(batch) for batch in batches] == [5, 5]
-    assert len(set(flat(batches))) == 10
+def test_leaving_early_does_not_disturb_the_next(corpus: Path) -> None:
+    loader = open_loader(corpus, workers=2)
+    whole = read(loader, 3, start=3)
+    next(loader.batches(0))
+    assert read(loader, 3, start=3) == whole
 
 
 def test_workers_use_one_thread(corpus: Path) -> None:
@@ -184,49 +176,24 @@ def test_workers_use_one_thread(corpus: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        loader = make_loader(ShardDataset(corpus, decode=threads), batch_size=2, workers=1)
-        assert all((batch.clips_uint8 == 1).all() for batch in loader)
+        batches = open_loader(corpus, decoding=threads, workers=1).batches(0)
+        assert all((batch.clips_uint8 == 1).all() for batch in islice(batches, 3))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_cache_lives_on_in_workers(corpus: Path, tmp_path: Path) -> None:
-    def noted(media: bytes, name: str, generator: torch.Generator) -> Tensor:
-        with (tmp_path / "decoded").open("a") as file:
-            file.write(f"{media[0]}\n")
-        return decode(media, name, generator)
-
-    dataset = ShardDataset(corpus, decode=noted, cache_bytes=10**6)
-    loader = make_loader(dataset, batch_size=1, workers=2, drop_last=False)
-    for number in range(3):
-        assert sorted(flat(epoch(loader, number))) == list(range(COUNT))
-    assert sorted(map(int, (tmp_path / "decoded").read_text().split())) == list(range(COUNT))
 
 
 def test_clips_of_different_sizes_are_an_error(corpus: Path) -> None:
     def growing(media: bytes, name: str, generator: torch.Generator) -> Tensor:
         return torch.zeros(1 + media[0], 3, 4, 4, dtype=torch.uint8)
 
-    loader = make_loader(ShardDataset(corpus, decode=growing), batch_size=3)
     with pytest.raises(ValueError, match="must give one number of frames and one size"):
-        list(loader)
+        read(open_loader(corpus, decoding=growing), 1)
 
 
-def test_corpora_too_small_for_the_processes(corpus: Path) -> None:
-    dataset = ShardDataset(corpus, decode=decode, rank=3, world_size=4)
-    with pytest.raises(ValueError, match="3 shards for 4 processes"):
-        make_loader(dataset, batch_size=1)
-    dataset = ShardDataset(corpus, decode=decode, rank=0, world_size=2)
-    with pytest.raises(ValueError, match="fewer than 7 samples for each of 2 processes"):
-        make_loader(dataset, batch_size=7)
-    shards = sorted(corpus.parent.glob("*.tar"))
-    dataset = ShardDataset(shards, corpus="c", decode=decode, rank=0, world_size=2)
-    with pytest.raises(ValueError, match="different numbers of batches"):
-        make_loader(dataset, batch_size=2)
-
-
-@pytest.mark.parametrize(("batch_size", "workers"), [(0, 0), (1, -1)])
-def test_wrong_numbers(corpus: Path, batch_size: int, workers: int) -> None:
-    with pytest.raises(ValueError, match="at least"):
-        make_loader(ShardDataset(corpus, decode=decode), batch_size=batch_size, workers=workers)
+def test_groups_stay_together(tmp_path: Path) -> None:
+    index = write_corpus(tmp_path, (6, 6), group_size=2)
+    order = read(open_loader(index, batch_size=12), 1)
+    assert sorted(order) == list(range(12)) != order
+    assert all(order[order.index(first) + 1] == first + 1 for first in range(0, 12, 2))
+    assert sum(SIZES) == COUNT

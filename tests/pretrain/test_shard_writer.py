@@ -13,9 +13,11 @@ import torch
 
 from reelscan.pretrain.annotations import CaptionedVideo
 from reelscan.pretrain.shard_index import read_index, read_sample, verify_shards
-from reelscan.pretrain.shard_loader import make_loader
-from reelscan.pretrain.shard_reader import ClipDecoder, ShardDataset
+from reelscan.pretrain.shard_list import open_corpus
+from reelscan.pretrain.shard_reader import ClipDecoder, CorpusReader
+from reelscan.pretrain.shard_store import ShardStore
 from reelscan.pretrain.shard_writer import ShardReport, write_shards
+from reelscan.pretrain.skip_log import SkipLog
 from reelscan.video.encode import write_video
 
 CLIPS = 7
@@ -360,10 +362,11 @@ def test_reencoding_makes_small_videos_with_short_gops(root: Path, tmp_path: Pat
 def test_written_shards_can_be_trained_on(root: Path, tmp_path: Path) -> None:
     report = write(root, tmp_path, [*MIXED, other("picture.jpg")])
     decoder = ClipDecoder(frames=2, frame_size=16)
-    loader = make_loader(ShardDataset(report.index_path, decode=decoder), batch_size=4)
-    for batch in loader:
-        assert batch.clips_uint8.shape == (4, 2, 3, 16, 16)
-        for pixels, caption in zip(batch.clips_uint8, batch.captions, strict=True):
-            if caption.startswith("clip"):
-                brightness = 20 + 30 * int(caption.removeprefix("clip "))
-                assert abs(pixels.float().mean() - brightness) < 5
+    corpus = open_corpus(report.index_path)
+    reader = CorpusReader(corpus, ShardStore(), decode=decoder)
+    for number in range(corpus.sample_count):
+        sample = reader.read(number, pass_number=0, skips=SkipLog())
+        assert sample is not None and sample.clip_uint8.shape == (2, 3, 16, 16)
+        if sample.caption.startswith("clip"):
+            brightness = 20 + 30 * int(sample.caption.removeprefix("clip "))
+            assert abs(sample.clip_uint8.float().mean() - brightness) < 5

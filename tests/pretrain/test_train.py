@@ -3,7 +3,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,6 @@ class MemorySource:
     """Eight squares of different colours and places, two batches an epoch."""
 
     unreadable_samples = 0
-    steps_per_epoch = 2
 
     def __init__(self) -> None:
         clips, self.captions = [], []
@@ -57,17 +56,19 @@ class MemorySource:
                 self.captions.append(f"a {colour} square at the {place}")
         self.clips = torch.stack(clips)
 
-    def batches(self, epoch: int, *, skip: int) -> Iterator[Batch]:
-        order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
-        every = (
-            Batch(
+    def steps_in(self, epochs: int) -> int:
+        return 2 * epochs
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        for number in count(step):
+            epoch, place = divmod(number, 2)
+            order = torch.randperm(8, generator=torch.Generator().manual_seed(epoch))
+            rows = order.split(BATCH)[place]
+            yield Batch(
                 clips_uint8=self.clips[rows],
                 captions=[self.captions[row] for row in rows],
                 sample_ids=rows,
             )
-            for rows in order.split(BATCH)
-        )
-        return islice(every, skip, None)
 
 
 @pytest.fixture

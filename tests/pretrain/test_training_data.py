@@ -1,6 +1,10 @@
+import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reelscan.models.bert import BertConfig
 from reelscan.models.model_directory import load_model
@@ -26,10 +31,17 @@ from reelscan.pretrain.pretrain_config import (
     RunConfig,
 )
 from reelscan.pretrain.run_log import read_metrics
+from reelscan.pretrain.run_settings import check_same_settings, plain_settings
+from reelscan.pretrain.shard_index import read_index
 from reelscan.pretrain.shard_loader import Batch
 from reelscan.pretrain.shard_writer import write_shards
 from reelscan.pretrain.train import StepReport, pretrain
-from reelscan.pretrain.training_data import RandomView, open_shards, to_training_batch
+from reelscan.pretrain.training_data import (
+    RandomView,
+    ShardSource,
+    open_shards,
+    to_training_batch,
+)
 from reelscan.video.encode import write_video
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
@@ -63,6 +75,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(corpus: Path) -> PretrainConfig:
+    return run_config(corpus)
+
+
+def run_config(corpus: Path) -> PretrainConfig:
     return PretrainConfig(
         model=VideoTextConfig(
             vision=VideoMambaConfig(image_size=16, patch_size=8, frames=2, depth=1, width=16),
@@ -122,28 +138,26 @@ def test_ctrl_c_with_loader_processes_still_saves_a_checkpoint(config, tmp_path)
     assert report.interrupted and report.checkpoint.is_dir() and report.steps < 5
 
 
+def steps_of_an_epoch(source: ShardSource, epoch: int, *, skip: int = 0) -> list[Batch]:
+    """Its batches after the first `skip`."""
+    start, end = source.steps_in(epoch) + skip, source.steps_in(epoch + 1)
+    return list(islice(source.batches(start), end - start))
+
+
 def test_captions_stay_with_their_clips(config):
-    for batch in open_shards(config, ALONE).batches(0, skip=0):
+    for batch in steps_of_an_epoch(open_shards(config, ALONE), 0):
         assert batch.clips_uint8.shape == (2, 2, 3, 16, 16)
         for clip, caption in zip(batch.clips_uint8, batch.captions, strict=True):
             brightest = clip.float().mean(dim=(0, 2, 3)).argmax().item()
             assert caption == f"a {list(COLOURS)[brightest]} video"
 
 
-def test_skipping_leaves_the_rest_of_the_epoch_as_it_was(config):
-    source = open_shards(config, ALONE)
-    assert source.steps_per_epoch == 3
-    all_ids = [batch.sample_ids.tolist() for batch in source.batches(1, skip=0)]
-    assert [batch.sample_ids.tolist() for batch in source.batches(1, skip=2)] == all_ids[2:]
-    assert len({number for ids in all_ids for number in ids}) == 6
-
-
 def test_image_and_video_batches_alternate_in_a_random_order_that_repeats(config, corpus):
     data = replace(config.data, image_shards=(corpus / "images.index.json",))
     source = open_shards(replace(config, data=data), ALONE)
-    assert source.steps_per_epoch == 5
+    assert source.steps_in(1) == 5
     orders = [
-        [batch.clips_uint8.shape[1] for batch in source.batches(epoch, skip=0)]
+        [batch.clips_uint8.shape[1] for batch in steps_of_an_epoch(source, epoch)]
         for epoch in (0, 1, 2, 3, 0)
     ]
     assert all(sorted(order) == [1, 1, 2, 2, 2] for order in orders)
@@ -156,18 +170,50 @@ def test_a_run_mixes_images_and_videos(config, corpus, tmp_path):
     assert pretrain(replace(config, data=data), tmp_path / "run").skipped_steps == 0
 
 
-def test_each_process_reads_its_own_samples(config):
-    ids = [
-        {
-            number
-            for batch in open_shards(
-                config, Processes(rank=rank, count=2, device=torch.device("cpu"))
-            ).batches(0, skip=0)
-            for number in batch.sample_ids.tolist()
-        }
-        for rank in range(2)
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 2), (3, 0)])
+def test_any_number_of_processes_and_workers_sees_the_same_order(config, processes, workers):
+    """Clips, captions and ids of two epochs, put together from those of all processes."""
+    whole = open_shards(replace(config, data=replace(config.data, batch_size=6)), ALONE)
+    expected = list(islice(whole.batches(0), 2))
+    data = replace(config.data, batch_size=6 // processes, workers=workers)
+    parts = [
+        list(
+            islice(
+                open_shards(
+                    replace(config, data=data),
+                    Processes(rank=rank, count=processes, device=torch.device("cpu")),
+                ).batches(0),
+                2,
+            )
+        )
+        for rank in range(processes)
     ]
-    assert ids[0] and ids[1] and not ids[0] & ids[1]
+    for step, batch in enumerate(expected):
+        assert len(set(batch.sample_ids.tolist())) == 6
+        assert [text for part in parts for text in part[step].captions] == batch.captions
+        for name in ("clips_uint8", "sample_ids"):
+            together = torch.cat([getattr(part[step], name) for part in parts])
+            assert torch.equal(together, getattr(batch, name))
+
+
+def test_a_run_goes_on_with_other_processes_if_its_steps_stay_as_large(config, tmp_path):
+    """Two processes with half the batch, then one with all of it: refused only if it differs."""
+    settings = plain_settings(config, processes=2)
+    alone = replace(config, data=replace(config.data, batch_size=4, workers=3))
+    check_same_settings(settings, plain_settings(alone, processes=1))
+    with pytest.raises(ValueError, match="batch_size x processes was 4 and is 2"):
+        check_same_settings(settings, plain_settings(config, processes=1))
+
+
+def test_a_set_with_a_weight_comes_that_often(config, corpus):
+    names = ("videos.index.json", "images.index.json")
+    data = replace(config.data, shards=tuple(str(corpus / name) for name in names))
+    source = open_shards(replace(config, data=replace(data, weights=(0.5, 2))), ALONE)
+    captions = [caption for batch in islice(source.batches(0), 11) for caption in batch.captions]
+    assert source.steps_in(1) == (3 + 8) // 2 and source.steps_in(2) == 11
+    assert sum("image" in caption for caption in captions) == 16
+    with pytest.raises(ValueError, match="weights has 1 numbers for 2 sets"):
+        replace(data, weights=(1.0,))
 
 
 def gradient_clip() -> torch.Tensor:
@@ -221,5 +267,67 @@ def test_a_set_smaller_than_a_batch_is_refused(config):
 
 def test_an_unfinished_iteration_does_not_disturb_the_next(config):
     source = open_shards(config, ALONE)
-    list(islice(source.batches(0, skip=0), 1))
-    assert len(list(source.batches(0, skip=0))) == 3
+    list(islice(source.batches(0), 1))
+    assert len(steps_of_an_epoch(source, 0)) == 3
+
+
+def test_what_cannot_be_read_is_listed_in_the_run(config, corpus, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(corpus, shards)
+    with (shards / "videos-000001.tar").open("r+b") as file:
+        row = read_index(shards / "videos.index.json").shards[1].samples[0]
+        file.seek(row.media.offset)
+        file.write(bytes(row.media.size))
+    data = replace(config.data, shards=(shards / "videos.index.json",), max_unreadable_fraction=0.5)
+    report = pretrain(replace(config, data=data), tmp_path / "run")
+    assert report.unreadable_samples >= 1 and report.steps == 5
+    (line,) = (tmp_path / "run" / "unreadable-0.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "reason": "video",
+        "source": "videos-000001.tar/000000003.mp4",
+        "detail": "is none of mp4, webm, mkv, avi, mov, jpg, png, webp by its content",
+    }
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_training_data import long_config, pretrain
+
+def kill(report):
+    if report.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pretrain(long_config(Path({corpus!r})), Path({out!r}), on_step=kill)
+"""
+
+
+def long_config(corpus: Path) -> PretrainConfig:
+    """Three epochs of three steps; a checkpoint every second step, a process that decodes."""
+    config = run_config(corpus)
+    return replace(
+        config,
+        data=replace(config.data, workers=1),
+        run=replace(config.run, checkpoint_every=2),
+        epochs=3,
+        steps=None,
+    )
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(corpus, tmp_path):
+    """kill -9 a step after the last checkpoint; frames and crops are random."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code = CHILD.format(here=str(Path(__file__).parent), corpus=str(corpus), out=str(killed))
+    child = subprocess.run([sys.executable, "-c", code], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert [path.name for path in (killed / "checkpoints").glob("step-*")] == ["step-00000002"]
+    pretrain(long_config(corpus), killed, resume=True)
+    pretrain(long_config(corpus), whole)
+    losses = [
+        [row["total"] for row in read_metrics(run / "metrics.jsonl")] for run in (whole, killed)
+    ]
+    assert len(losses[0]) == 9 and losses[0] == losses[1]
+    weights = [load_file(run / "model" / "model.safetensors") for run in (whole, killed)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

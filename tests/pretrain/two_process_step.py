@@ -6,6 +6,7 @@ to FOLDER/run-COUNT/.
 
 import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -186,21 +187,23 @@ class HalfSource:
     """Eight clips in batches of eight over all processes; each reads its own part of them."""
 
     unreadable_samples = 0
-    steps_per_epoch = 1
 
     def __init__(self, processes):
         size = 8 // processes.count
         self.part = slice(processes.rank * size, (processes.rank + 1) * size)
 
-    def batches(self, epoch, *, skip):
-        torch.manual_seed(epoch)
-        ids = torch.randperm(8)
-        batch = Batch(
-            clips_uint8=torch.randint(256, (8, 2, 3, 16, 16), dtype=torch.uint8)[self.part],
-            captions=[f"w{number} w{number + 9}" for number in ids.tolist()][self.part],
-            sample_ids=ids[self.part],
-        )
-        yield from [batch][skip:]
+    def steps_in(self, epochs):
+        return epochs
+
+    def batches(self, step):
+        for epoch in count(step):
+            torch.manual_seed(epoch)
+            ids = torch.randperm(8)
+            yield Batch(
+                clips_uint8=torch.randint(256, (8, 2, 3, 16, 16), dtype=torch.uint8)[self.part],
+                captions=[f"w{number} w{number + 9}" for number in ids.tolist()][self.part],
+                sample_ids=ids[self.part],
+            )
 
 
 def train_run(folder, processes):

@@ -169,6 +169,10 @@ def test_shards_write_verify_and_pretrain(demo_root: Path, tmp_path: Path, run) 
     )
     assert reranked.code == 0, reranked.err
     assert "text to video, reranked" in reranked.out
+    again = run("shards", "index", *sorted(tmp_path.glob("t-*.tar")), "--name", "again")
+    assert again.code == 0, again.err
+    assert "48 samples" in again.out
+    assert run("shards", "verify", tmp_path / "again.index.json").code == 0
     tar = next(tmp_path.glob("t-*.tar"))
     tar.write_bytes(tar.read_bytes()[:-1])
     assert run("shards", "verify", index).code == 1
