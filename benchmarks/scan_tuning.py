@@ -41,58 +41,39 @@ def chunk_steps(length: int, chunks: int) -> int:
 
 
 FORWARD_CUTS = [
-    (1, 1, 32, 8),
-    (1, 1, 32, 16),
-    (1, 1, 64, 8),
-    (1, 1, 64, 16),
-    (2, 1, 16, 16),
-    (2, 1, 32, 16),
-    (2, 1, 64, 16),
-    (2, 1, 128, 16),
-    (2, 2, 32, 8),
-    (2, 2, 32, 16),
-    (2, 2, 64, 8),
-    (4, 1, 8, 16),
-    (4, 1, 16, 16),
-    (4, 1, 32, 16),
-    (4, 2, 16, 8),
-    (4, 2, 32, 8),
-    (4, 2, 32, 16),
-    (4, 4, 32, 8),
-    (4, 4, 64, 8),
-    (8, 1, 8, 32),
-    (8, 1, 16, 32),
-    (8, 2, 16, 16),
-    (8, 2, 32, 16),
-    (8, 4, 32, 8),
-    (16, 1, 8, 64),
-    (16, 2, 8, 32),
+    (1, 64),
+    (2, 16),
+    (2, 32),
+    (2, 64),
+    (2, 128),
+    (4, 8),
+    (4, 16),
+    (4, 32),
+    (8, 8),
+    (8, 16),
+    (16, 8),
 ]
-"""Lanes, channels of a thread, channels of a block, steps of a tile."""
+"""Lanes and channels of a block."""
 
 
-def forward_plans(length: int, chunks: list[int], lanes: list[int], rows: int) -> list[ForwardPlan]:
-    """Plans with and without a bound on registers; `rows` are clips x channels x groups."""
+def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[ForwardPlan]:
+    """Plans with and without a bound on registers."""
     return [
         ForwardPlan(
             lanes=lane,
-            per_thread=per,
             channels=channels,
-            steps=steps,
             chunks=-(-length // chunk_steps(length, chunk)),
             chunk_steps=chunk_steps(length, chunk),
-            fma_exponentials=16 * per // lane * eighths // 8,
+            fma_exponentials=fma_exponentials,
             unrolled=unrolled,
             resident=resident,
         )
-        for (lane, per, channels, steps), chunk in itertools.product(FORWARD_CUTS, chunks)
+        for (lane, channels), chunk in itertools.product(FORWARD_CUTS, chunks)
         if lane in lanes
-        for eighths in (0, 1)
-        for unrolled in ((1, 2) if lane <= 4 else (1,))
-        for resident in sorted(
-            {1, -(-rows * -(-length // chunk_steps(length, chunk)) // channels // 132)}
-        )
-        if resident * channels // per * lane <= 1024
+        for fma_exponentials in (0, 1)
+        for unrolled in ((2, 4, 8) if lane <= 4 else (1,))
+        for resident in (1, 4, 5)
+        if resident * channels * lane <= 1024
     ]
 
 

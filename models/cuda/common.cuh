@@ -39,6 +39,18 @@ __device__ __forceinline__ float widen_float16(unsigned short x) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
     return y;
 }
+// Sixteen bytes to shared memory, past the first-level cache, while the thread goes on.
+__device__ __forceinline__ void copy_sixteen_bytes(element* to, const element* from) {
+    unsigned int address = __cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+// What other blocks may have written since the kernel began.
+__device__ __forceinline__ element read_fresh(const element* from) {
+    return *reinterpret_cast<const volatile element*>(from);
+}
 #if ELEMENT == 1
 __device__ __forceinline__ float widen(element x) { return widen_bfloat16(x); }
 __device__ __forceinline__ unsigned int narrow_two(float low, float high) {
@@ -160,6 +172,17 @@ __device__ __forceinline__ float exp2_multiply_add(float x) {
     return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
+// Without a branch, which would part the warp.
+__device__ __forceinline__ void write_where(bool wanted, element* to, float x) {
+#ifdef HOST_EMULATION
+    if (wanted) *to = narrow(x);
+#elif ELEMENT == 0
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.f32 [%1], %2; }" ::"r"((int)wanted), "l"(to), "f"(x) : "memory");
+#else
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.b16 [%1], %2; }" ::"r"((int)wanted), "l"(to), "h"(narrow(x)) : "memory");
+#endif
+}
+
 // COUNT neighbours from shared memory, in the widest loads that fit.
 template <int COUNT>
 __device__ __forceinline__ void read_floats(float* to, const float* from) {
@@ -208,6 +231,12 @@ __device__ __forceinline__ void sum_to_lanes(float* x, int lane) {
             x[i] = kept + __shfl_xor_sync(0xffffffffu, given, half * STRIDE);
         }
     }
+}
+
+// The value of lane j of each COUNT neighbours.
+template <int COUNT>
+__device__ __forceinline__ float from_lane(float x, int j) {
+    return COUNT == 1 ? x : __shfl_sync(0xffffffffu, x, j, COUNT);
 }
 
 __device__ __forceinline__ void write_taken(float* to, const Four& four) {

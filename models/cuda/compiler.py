@@ -15,7 +15,7 @@ import torch
 
 from reelscan.models.atomic_file import write_atomically
 
-OPTIONS = ("--std=c++17", "--use_fast_math", "--extra-device-vectorization")
+OPTIONS = ("--std=c++17", "--use_fast_math", "--extra-device-vectorization", "-default-device")
 
 
 class KernelError(RuntimeError):

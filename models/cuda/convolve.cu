@@ -8,6 +8,7 @@
 
 #define BACK (TAPS - 1)
 #define WINDOW (2 * BACK + 1)
+#define AHEAD 8
 
 extern "C" __global__ void __launch_bounds__(128) convolve(Arguments p) {
     int fours = (p.channels + 3) / 4, runs = (p.length + ROWS - 1) / ROWS;
@@ -30,39 +31,48 @@ extern "C" __global__ void __launch_bounds__(128) convolve(Arguments p) {
 #pragma unroll
             for (int k = 0; k < TAPS; k++) weight[g][k][i] = i < count ? p.weight[at * TAPS + k] : 0.f;
         }
-    auto bring = [&](int position, float* to) {
-        bool inside = position >= 0 && position < p.length;
-        Four four = inside ? read_four(x + (long long)position * p.x_row, count) : no_elements();
+    // The newest row of a window, and AHEAD of them, which are read before they are needed.
+    constexpr int newest = DIRECTIONS == 2 ? BACK : 0;
+    int x_row = (int)p.x_row, last = p.length - 1;
+    auto bring = [&](int position) { return read_four(x + min(max(position, 0), last) * x_row, count); };
+    auto put = [&](int position, const Four& four, float* to) {
+        bool inside = position >= 0 && position <= last;
 #pragma unroll
-        for (int i = 0; i < 4; i++) to[i] = take(four, i);
+        for (int i = 0; i < 4; i++) to[i] = inside ? take(four, i) : 0.f;
     };
 #pragma unroll
-    for (int w = 1; w < WINDOW; w++)
-        if (DIRECTIONS == 2 || w <= BACK) bring(first - BACK + w - 1, window[w]);
-#pragma unroll 8
-    for (int position = first; position < stop; position++) {
+    for (int w = 1; w < BACK + 1 + newest; w++) put(first - BACK + w - 1, bring(first - BACK + w - 1), window[w]);
+    Four ahead[AHEAD];
 #pragma unroll
-        for (int w = 0; w + 1 < WINDOW; w++)
+    for (int i = 0; i < AHEAD; i++) ahead[i] = bring(first + newest + i);
+    long long direction = (long long)p.clips * p.length * p.channels;
+    element* y = p.y + ((long long)clip * p.length + first) * p.channels + channel;
+    for (int start = first; start < stop; start += AHEAD) {
+        Four now[AHEAD];
 #pragma unroll
-            for (int i = 0; i < 4; i++) window[w][i] = window[w + 1][i];
-        if (DIRECTIONS == 2)
-            bring(position + BACK, window[WINDOW - 1]);
-        else
-            bring(position, window[BACK]);
+        for (int i = 0; i < AHEAD; i++) now[i] = ahead[i];
 #pragma unroll
-        for (int g = 0; g < DIRECTIONS; g++) {
-            float result[4];
+        for (int i = 0; i < AHEAD; i++) ahead[i] = bring(start + newest + AHEAD + i);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float sum = bias[g][i];
+        for (int step = 0; step < AHEAD; step++, y += p.channels) {
 #pragma unroll
-                for (int j = 0; j < TAPS; j++)
-                    sum += weight[g][BACK - j][i] * window[g == 0 ? BACK - j : BACK + j][i];
-                result[i] = sum * sigmoid_fast(sum);
+            for (int w = 0; w + 1 < WINDOW; w++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) window[w][i] = window[w + 1][i];
+            put(start + newest + step, now[step], window[BACK + newest]);
+#pragma unroll
+            for (int g = 0; g < DIRECTIONS; g++) {
+                float result[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float sum = bias[g][i];
+#pragma unroll
+                    for (int j = 0; j < TAPS; j++)
+                        sum += weight[g][BACK - j][i] * window[g == 0 ? BACK - j : BACK + j][i];
+                    result[i] = sum * sigmoid_fast(sum);
+                }
+                if (start + step < stop) write_four(y + g * direction, result, count);
             }
-            write_four(
-                p.y + (((long long)g * p.clips + clip) * p.length + position) * p.channels + channel,
-                result, count);
         }
     }
 }

@@ -17,7 +17,7 @@ _ARGUMENTS = """
 """
 FORWARD = KernelSource(file="convolve.cu", name="convolve", arguments=_ARGUMENTS)
 BACKWARD = KernelSource(file="convolve.cu", name="convolve_backward", arguments=_ARGUMENTS)
-FORWARD_ROWS, BACKWARD_ROWS = 32, 64
+FORWARD_ROWS, BACKWARD_ROWS = 16, 64
 """Positions that a thread slides over."""
 
 

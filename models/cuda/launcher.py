@@ -36,19 +36,20 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSource:
-    """A kernel's file in this folder, its name there, and its arguments in C."""
+    """A kernel's file in this folder, its name there, its arguments in C, and what it includes."""
 
     file: str
     name: str
     arguments: str
+    headers: tuple[str, ...] = ()
 
     def text(self, macros: Macros) -> str:
         """All that is compiled."""
         defines = "".join(f"#define {name} {value}\n" for name, value in macros)
-        common = (FOLDER / "common.cuh").read_text()
-        return (
-            defines + common + structure_source(self.arguments) + (FOLDER / self.file).read_text()
+        common, *others = (
+            (FOLDER / name).read_text() for name in ("common.cuh", *self.headers, self.file)
         )
+        return defines + common + structure_source(self.arguments) + "".join(others)
 
 
 def load_kernel(source: KernelSource, macros: Macros, device: torch.device) -> Kernel:
@@ -76,6 +77,13 @@ def in_fours(tensor: torch.Tensor) -> bool:
     if tensor.shape[-1] % 4 or tensor.data_ptr() % (4 * tensor.element_size()):
         return False
     return not any(stride % 4 for stride in tensor.stride()[:-1])
+
+
+def in_sixteens(tensor: torch.Tensor) -> bool:
+    """Whether rows can be copied sixteen bytes at a time."""
+    size = tensor.element_size()
+    sizes = (tensor.shape[-1] * size, tensor.data_ptr(), *(s * size for s in tensor.stride()[:-1]))
+    return not any(number % 16 for number in sizes)
 
 
 def _make_current(index: int) -> None:

@@ -11,10 +11,18 @@ from torch import Tensor
 
 from reelscan.models.cuda.arguments import Value
 from reelscan.models.cuda.compiler import KernelError
-from reelscan.models.cuda.launcher import ELEMENTS, KernelSource, Macros, in_fours, load_kernel
+from reelscan.models.cuda.launcher import (
+    ELEMENTS,
+    KernelSource,
+    Macros,
+    in_fours,
+    in_sixteens,
+    load_kernel,
+)
 from reelscan.models.cuda.scan_inputs import ForwardOutputs, ScanGradients, ScanInputs
 from reelscan.models.cuda.scan_plan import (
     CHECKPOINT_STEPS,
+    TILE_STEPS,
     BackwardPlan,
     ForwardPlan,
     padded_states,
@@ -43,10 +51,15 @@ FORWARD = KernelSource(
     const float* start; element* y; float* last; float* checkpoints; int checkpoint_tiles;
     int* meetings;
     """,
+    headers=("tiles.cuh",),
 )
 _CARRY_ARGUMENTS = _SHARED_ARGUMENTS + "const float* initial; float* carry; float* times;"
-CARRY = KernelSource(file="scan_carry.cu", name="scan_carry", arguments=_CARRY_ARGUMENTS)
-COMBINE = KernelSource(file="scan_carry.cu", name="combine_carries", arguments=_CARRY_ARGUMENTS)
+CARRY, COMBINE = (
+    KernelSource(
+        file="scan_carry.cu", name=name, arguments=_CARRY_ARGUMENTS, headers=("tiles.cuh",)
+    )
+    for name in ("scan_carry", "combine_carries")
+)
 BACKWARD = KernelSource(
     file="scan_backward.cu",
     name="scan_backward",
@@ -83,14 +96,11 @@ def run_forward(
     plan = plan or forward_plan(inputs, groups=scanned)
     lane_macros = _lane_macros(plan)
     entering = _entering_states(inputs, start, plan, lane_macros, group)
-    tensors = [
-        t
-        for t in (inputs.u, inputs.delta, inputs.B, inputs.C, z, other, outputs.y)
-        if t is not None
-    ]
+    copied = [t for t in (inputs.u, inputs.delta, z, other, outputs.y) if t is not None]
     macros = (
-        *_element_macros(inputs, tensors),
+        *_element_macros(inputs, [inputs.B, inputs.C]),
         *lane_macros,
+        ("WIDE", int(all(in_sixteens(tensor) for tensor in copied))),
         ("UNROLLED", plan.unrolled),
         ("RESIDENT", plan.resident),
         ("GATED", int(z is not None)),
@@ -228,7 +238,8 @@ def _entering_states(
     """The state that enters each chunk, [G, B, chunks, D, P]."""
     if plan.chunks == 1:
         return None if start is None else _padded(start).unsqueeze(2)
-    macros = (*_element_macros(inputs, [inputs.u, inputs.delta, inputs.B]), *lane_macros)
+    wide = int(in_sixteens(inputs.u) and in_sixteens(inputs.delta))
+    macros = (*_element_macros(inputs, [inputs.B]), *lane_macros, ("WIDE", wide))
     values = _shared_values(inputs, plan.chunks, plan.chunk_steps, group)
     return _carries(inputs, values, start, (*macros, ("GRADIENT", 0)), plan, group)
 
@@ -248,8 +259,9 @@ def _entering_gradients(
         multiprocessors=inputs.multiprocessors(),
     )
     macros = (
-        *_element_macros(inputs, [grad_y, inputs.delta, inputs.C]),
+        *_element_macros(inputs, [inputs.C]),
         *_lane_macros(walk),
+        ("WIDE", int(in_sixteens(grad_y) and in_sixteens(inputs.delta))),
         ("GRADIENT", 1),
     )
     values = _shared_values(inputs, plan.chunks, plan.chunk_steps, None)
@@ -322,9 +334,8 @@ def _strides(name: str, tensor: Tensor) -> dict[str, Value]:
 def _lane_macros(plan: ForwardPlan) -> Macros:
     return (
         ("LANES", plan.lanes),
-        ("PER", plan.per_thread),
         ("CHANNELS", plan.channels),
-        ("STEPS", plan.steps),
+        ("STEPS", TILE_STEPS),
         ("FMA_EXPONENTIALS", plan.fma_exponentials),
     )
 

@@ -8,141 +8,110 @@
 // [G, clips, length, STATES]; A [G, channels, STATES]; bias [G, channels];
 // carry [G, clips, chunks, channels, PADDED]; times [G, clips, chunks, channels].
 
-#define THREADS (CHANNELS / PER * LANES)
-#define OWN ((STATES + LANES - 1) / LANES)
-#define PADDED ((STATES + 3) / 4 * 4)
-#define FOURS (STEPS * CHANNELS / THREADS / 4)
-#define ROWS_AT_ONCE (4 * THREADS / CHANNELS)
-#define STATE_FOURS ((STATES + 3) / 4)
+#define STATE_FOURS (PADDED / 4)
 #define STATE_LOADS ((STEPS * STATE_FOURS + THREADS - 1) / THREADS)
 #define NEGLIGIBLE -30.f
+// Of the exponentials of LANES steps, those on the multiply-add pipes, which have less to do here.
+#define CARRY_FMA_EXPONENTIALS (PADDED / 5)
 
-static_assert(STEPS * PER % (4 * LANES) == 0, "each thread brings whole fours of a tile");
-static_assert(OWN * LANES <= PADDED, "the states of all lanes fit into a row");
+struct Tile {
+    element u[STEPS][CHANNELS];
+    element delta[STEPS][CHANNELS];
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS) scan_carry(Arguments p) {
-    __shared__ __align__(16) float2 inputs[STEPS][CHANNELS];
-    __shared__ __align__(16) float shared_B[STEPS][PADDED];
+    __shared__ __align__(16) Tile tiles[2];
+    __shared__ __align__(16) float states_in[2][STEPS][PADDED];
 
-    int tiles = (p.channels + CHANNELS - 1) / CHANNELS;
-    Place place = place_of_block(blockIdx.x, tiles, p.chunks, p.clips);
+    int blocks_across = (p.channels + CHANNELS - 1) / CHANNELS;
+    Place place = place_of_block(blockIdx.x, blocks_across, p.chunks, p.clips);
     int group = p.first_group + place.group;
     bool reversed = (p.reversed_groups >> group) & 1;
     int first_step = place.chunk * p.chunk_steps;
     int last_step = min(first_step + p.chunk_steps, p.length);
     int steps = last_step - first_step;
 
-    int part = threadIdx.x % LANES, column = threadIdx.x / LANES * PER;
-    int channel = place.tile * CHANNELS + column;
-    float rate[PER][OWN], carry[PER][OWN], slowest[PER], time_passed[PER];
+    int part = threadIdx.x % LANES, column = threadIdx.x / LANES;
+    int first_channel = place.tile * CHANNELS, channel = first_channel + column;
+    int shifted_column = shifted(part, column);
+    bool exists = channel < p.channels;
+    long long of_group = (long long)group * p.channels + min(channel, p.channels - 1);
+    float own_bias = p.bias != nullptr ? p.bias[of_group] : 0.f;
+    float rate[OWN], carry[OWN], slowest = -1e30f, time_passed = 0.f;
 #pragma unroll
-    for (int k = 0; k < PER; k++) {
-        slowest[k] = -1e30f, time_passed[k] = 0.f;
-#pragma unroll
-        for (int n = 0; n < OWN; n++) {
-            int s = part * OWN + n;
-            bool real = channel + k < p.channels && s < STATES;
-            long long at = ((long long)group * p.channels + channel + k) * STATES + s;
-            rate[k][n] = real ? LOG2_E * p.A[at] : 0.f;
-            if (real) slowest[k] = fmaxf(slowest[k], rate[k][n]);
-            carry[k][n] = 0.f;
-        }
+    for (int n = 0; n < OWN; n++) {
+        int s = part * OWN + n;
+        bool real = exists && s < STATES;
+        rate[n] = real ? LOG2_E * p.A[of_group * STATES + s] : 0.f;
+        if (real) slowest = fmaxf(slowest, rate[n]);
+        carry[n] = 0.f;
     }
 
-    int four_column = 4 * (threadIdx.x % (CHANNELS / 4)), four_row = threadIdx.x / (CHANNELS / 4);
-    int four_channel = place.tile * CHANNELS + four_column;
-    int count = p.channels - four_channel, readable = readable_four(four_channel, p.channels);
-    float own_bias[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        own_bias[i] = p.bias != nullptr && i < count
-            ? p.bias[(long long)group * p.channels + four_channel + i]
-            : 0.f;
     // Rows are counted as they are walked.
     int first_walked = GRADIENT ? first_step : last_step - 1;
     int origin = reversed ? p.length - 1 - first_walked : first_walked;
-    int sign = reversed == (bool)GRADIENT ? -1 : 1;
-    int u_row = sign * p.u_row, delta_row = sign * p.delta_row, B_row = sign * p.B_row;
-    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + origin * p.u_row + readable;
+    int sign = reversed == (bool)GRADIENT ? -1 : 1, count = p.channels - first_channel;
+    const element* u = p.u + group * p.u_group + place.clip * p.u_clip + origin * p.u_row + first_channel;
     const element* delta =
-        p.delta + group * p.delta_group + place.clip * p.delta_clip + origin * p.delta_row + readable;
+        p.delta + group * p.delta_group + place.clip * p.delta_clip + origin * p.delta_row + first_channel;
     const element* B = p.B + group * p.B_group + place.clip * p.B_clip + origin * p.B_row;
 
-    Four raw_u[FOURS], raw_delta[FOURS], raw_states[STATE_LOADS];
-    auto fetch = [&](int walked) {
-#pragma unroll
-        for (int f = 0; f < FOURS; f++) {
-            int row = min(walked + four_row + f * ROWS_AT_ONCE, steps - 1);
-            raw_u[f] = read_four(u + row * u_row, count);
-            raw_delta[f] = read_four(delta + row * delta_row, count);
-        }
+    Four raw_states[STATE_LOADS];
+    auto load_of = [&](int f) { return min((int)threadIdx.x + f * THREADS, STEPS * STATE_FOURS - 1); };
+    auto bring = [&](int walked, Tile& tile) {
+        copy_rows(tile.u, u, sign * p.u_row, walked, steps - 1, count);
+        copy_rows(tile.delta, delta, sign * p.delta_row, walked, steps - 1, count);
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) {
-            int load = min((int)threadIdx.x + f * THREADS, STEPS * STATE_FOURS - 1);
-            int row = min(walked + load / STATE_FOURS, steps - 1), s = 4 * (load % STATE_FOURS);
-            raw_states[f] = read_four(B + row * B_row + s, STATES - s);
-        }
-    };
-    auto store = [&](int walked) {
-#pragma unroll
-        for (int f = 0; f < FOURS; f++) {
-            int row = four_row + f * ROWS_AT_ONCE;
-            bool inside = walked + row < steps;
-            float pairs[8];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float biased = take(raw_delta[f], i) + own_bias[i], value = take(raw_u[f], i);
-                float time = SOFTPLUS ? softplus_fast(biased) : biased;
-                pairs[2 * i] = inside ? time : 0.f;
-                pairs[2 * i + 1] = inside ? (GRADIENT ? value : time * value) : 0.f;
-            }
-            write_floats<8>(&inputs[row][four_column].x, pairs);
-        }
-#pragma unroll
-        for (int f = 0; f < STATE_LOADS; f++) {
-            int load = min((int)threadIdx.x + f * THREADS, STEPS * STATE_FOURS - 1);
-            write_taken(shared_B[load / STATE_FOURS] + 4 * (load % STATE_FOURS), raw_states[f]);
+            int row = min(walked + load_of(f) / STATE_FOURS, steps - 1), s = 4 * (load_of(f) % STATE_FOURS);
+            raw_states[f] = read_four(B + row * (sign * (int)p.B_row) + s, STATES - s);
         }
     };
 
-    fetch(0);
-    for (int walked = 0; walked < steps; walked += STEPS) {
-        store(walked);
-        __syncthreads();
-        fetch(walked + STEPS);
-#pragma unroll 8
-        for (int row = 0; row < STEPS; row++) {
-            float b[OWN], input[2 * PER];
-            read_floats<2 * PER>(input, &inputs[row][column].x);
-            read_floats<OWN>(b, &shared_B[row][part * OWN]);
+    bring(0, tiles[0]);
+    bool decayed = false;
+    for (int walked = 0, buffer = 0; walked < steps; walked += STEPS, buffer ^= 1) {
+        const Tile& tile = tiles[buffer];
 #pragma unroll
-            for (int k = 0; k < PER; k++) {
-                if (GRADIENT) time_passed[k] += input[2 * k];
+        for (int f = 0; f < STATE_LOADS; f++)
+            write_taken(&states_in[buffer][0][0] + 4 * load_of(f), raw_states[f]);
+        wait_for_copies();
+        if (__syncthreads_and(decayed)) break;
+        bring(walked + STEPS, tiles[buffer ^ 1]);
+        constexpr int unrolled = LANES <= 2 && STATES <= 16 ? STEPS : 1;
+#pragma unroll unrolled
+        for (int row = 0; row < STEPS; row += LANES) {
+            int own = row + part;
+            bool inside = walked + own < steps;
+            float biased = widen(tile.delta[own][shifted_column]) + own_bias;
+            float time = SOFTPLUS ? softplus_fast(biased) : biased;
+            float input = widen(tile.u[own][shifted_column]);
+            if (!GRADIENT) input *= time;
+            if (!inside) time = input = 0.f;
+#pragma unroll
+            for (int j = 0; j < LANES; j++) {
+                float b[OWN];
+                float time_j = from_lane<LANES>(time, j), input_j = from_lane<LANES>(input, j);
+                read_floats<OWN>(b, &states_in[buffer][row + j][part * OWN]);
+                if (GRADIENT) time_passed += time_j;
 #pragma unroll
                 for (int n = 0; n < OWN; n++) {
-                    float power = rate[k][n] * time_passed[k];
-                    bool multiply_add = k * OWN + n < FMA_EXPONENTIALS;
+                    float power = rate[n] * time_passed;
+                    bool multiply_add = j * OWN + n < CARRY_FMA_EXPONENTIALS;
                     float decay = multiply_add ? exp2_multiply_add(power) : exp2_fast(power);
-                    carry[k][n] += decay * (input[2 * k + 1] * b[n]);
+                    carry[n] += decay * (input_j * b[n]);
                 }
-                if (!GRADIENT) time_passed[k] += input[2 * k];
+                if (!GRADIENT) time_passed += time_j;
             }
         }
-        bool decayed = SOFTPLUS;
-#pragma unroll
-        for (int k = 0; k < PER; k++)
-            if (channel + k < p.channels)
-                decayed = decayed && slowest[k] < 0.f && slowest[k] * time_passed[k] < NEGLIGIBLE;
-        if (__syncthreads_and(decayed)) break;
+        decayed = SOFTPLUS && (!exists || (slowest < 0.f && slowest * time_passed < NEGLIGIBLE));
     }
-#pragma unroll
-    for (int k = 0; k < PER; k++) {
-        long long sequence = (long long)group * p.clips + place.clip;
-        long long at = (sequence * p.chunks + place.chunk) * p.channels + channel + k;
-        if (channel + k >= p.channels) continue;
-        write_floats<OWN>(p.carry + at * PADDED + part * OWN, carry[k]);
-        if (part == 0) p.times[at] = time_passed[k];
-    }
+    wait_for_copies();
+    if (!exists) return;
+    long long sequence = (long long)group * p.clips + place.clip;
+    long long at = (sequence * p.chunks + place.chunk) * p.channels + channel;
+    write_floats<OWN>(p.carry + at * PADDED + part * OWN, carry);
+    if (part == 0) p.times[at] = time_passed;
 }
 
 // Runs over the chunks in the order in which they hand on: carry becomes what enters each of them.

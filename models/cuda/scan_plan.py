@@ -3,11 +3,12 @@
 Axes: G groups, B clips, L sequence length, D channels, S states.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
-CHECKPOINT_STEPS = 16
+TILE_STEPS = 16
+"""Steps of a tile."""
+CHECKPOINT_STEPS = TILE_STEPS
 """Steps between states that the backward pass starts from again."""
 _WARPS_WANTED = 15
 """Warps a multiprocessor needs to keep its exponential units busy."""
@@ -21,18 +22,14 @@ class ForwardPlan:
 
     lanes: int
     """Threads that share the states of their channels."""
-    per_thread: int
-    """Channels of a thread."""
     channels: int
     """Channels of a block."""
-    steps: int
-    """Steps of a tile."""
     chunks: int
     """Parts of the sequence that are scanned at once."""
     chunk_steps: int
     """Steps of each part but the last, a multiple of 64."""
     fma_exponentials: int = 0
-    """Of a thread's states, those whose exponentials run on the multiply-add pipes."""
+    """Of a channel's exponentials, those that run on the multiply-add pipes."""
     unrolled: int = 1
     """Groups of steps that are written out one after another."""
     resident: int = 1
@@ -41,7 +38,7 @@ class ForwardPlan:
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.channels // self.per_thread * self.lanes
+        return self.channels * self.lanes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +80,16 @@ def plan_forward(
         lanes = 2
         chunks, chunk_steps = _chunks(length, warps * lanes)
     many = warps * lanes >= _WARPS_WANTED
-    block_channels, steps = {2: (64 if many else 32, 16), 4: (16, 16), 8: (16, 32)}[lanes]
+    block_channels = {2: 64 if many else 32, 4: 16, 8: 16}[lanes]
     blocks = sequences * chunks * -(-channels // block_channels)
-    crowded = lanes == 2 and many and states <= 16 and _four_pay(blocks / multiprocessors)
+    small = lanes == 2 and states <= 16
     return ForwardPlan(
         lanes=lanes,
-        per_thread=1,
         channels=block_channels,
-        steps=steps,
         chunks=chunks,
         chunk_steps=chunk_steps,
-        unrolled=2 if lanes == 2 and states <= 16 else 1,
-        fma_exponentials=1 if lanes == 2 and many and states == 16 and not crowded else 0,
-        resident=4 if crowded else 1,
+        unrolled=8 if small else 1,
+        resident=4 if small and many and blocks > 3 * multiprocessors else 1,
     )
 
 
@@ -114,14 +108,6 @@ def plan_backward(
         chunk_steps=chunk_steps,
         resident=2 if states <= 16 else 1,
     )
-
-
-def _four_pay(blocks: float) -> bool:
-    """Whether four blocks at a time on a multiprocessor beat three, which need no spilling.
-
-    Four work a fifth faster together, but may leave more of the last round idle.
-    """
-    return math.ceil(blocks / 4) * 4 * 0.83 < math.ceil(blocks / 3) * 3
 
 
 def _lanes_fit(lanes: int, states: int) -> bool:

@@ -110,6 +110,20 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     emulation::meet_warp();
     return taken;
 }
+static inline float __shfl_sync(unsigned, float value, int lane, int width) {
+    std::memcpy(&emulation::slots[threadIdx.x], &value, sizeof value);
+    emulation::meet_warp();
+    float taken;
+    std::memcpy(&taken, &emulation::slots[threadIdx.x / width * width + lane], sizeof taken);
+    emulation::meet_warp();
+    return taken;
+}
+static inline void __syncwarp() { emulation::meet_warp(); }
+template <typename T>
+static inline void copy_sixteen_bytes(T* to, const T* from) { std::memcpy(to, from, 16); }
+static inline void wait_for_copies() {}
+template <typename T>
+static inline T read_fresh(const T* from) { return *from; }
 template <typename T>
 T __ldg(const T* from) { return *from; }
 static inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }

@@ -11,17 +11,16 @@ from reelscan.models.cuda.scan_plan import BackwardPlan, ForwardPlan
 
 
 def cut(
-    lanes: int, per_thread: int, channels: int, steps: int, *, chunks: int = 1, length: int = 0
+    lanes: int, channels: int, *, chunks: int = 1, length: int = 0, unrolled: int = 1
 ) -> ForwardPlan:
     chunk_steps = math.ceil(max(length, 64) / chunks / 64) * 64
     return ForwardPlan(
         lanes=lanes,
-        per_thread=per_thread,
         channels=channels,
-        steps=steps,
         chunks=-(-max(length, 1) // chunk_steps),
         chunk_steps=chunk_steps,
-        fma_exponentials=1,
+        fma_exponentials=3,
+        unrolled=unrolled,
     )
 
 
@@ -55,11 +54,11 @@ CASES = {
     "float16": Case(length=33, channels=9, dtype=torch.float16),
 }
 CUTS = {
-    "one lane": (cut(1, 1, 64, 16), cut_backward(1, 4)),
-    "two lanes": (cut(2, 2, 64, 8), cut_backward(2, 2)),
-    "four lanes": (cut(4, 4, 64, 8), cut_backward(4, 1)),
-    "eight lanes": (cut(8, 2, 32, 16), cut_backward(4, 2)),
-    "sixteen lanes": (cut(16, 1, 8, 64), cut_backward(2, 1)),
+    "one lane": (cut(1, 64), cut_backward(1, 4)),
+    "two lanes": (cut(2, 64, unrolled=2), cut_backward(2, 2)),
+    "four lanes": (cut(4, 16), cut_backward(4, 1)),
+    "eight lanes": (cut(8, 8), cut_backward(4, 2)),
+    "sixteen lanes": (cut(16, 8), cut_backward(2, 1)),
 }
 
 
@@ -94,14 +93,13 @@ def test_every_cut_gives_the_same(name: str) -> None:
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8])
 def test_chunks_hand_their_state_on(lanes: int) -> None:
     length = 200
-    channels, steps = {1: (64, 16), 2: (64, 16), 4: (32, 16), 8: (16, 32)}[lanes]
     case = Case(
         groups=2,
         length=length,
         channels=12,
         reversed_groups=0b10,
         start=True,
-        plan=cut(lanes, 1, channels, steps, chunks=3, length=length),
+        plan=cut(lanes, {1: 64, 2: 64, 4: 32, 8: 16}[lanes], chunks=3, length=length),
         backward_plan=cut_backward(1, 2, chunks=3, length=length),
     )
     assert case.plan is not None and case.plan.chunks > 1
