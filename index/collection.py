@@ -184,6 +184,11 @@ class Collection:
     ) -> None:
         self.close()
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.path)
+
     def __len__(self) -> int:
         """How many segments are stored."""
         return self._store.count_segments()
@@ -333,6 +338,26 @@ class Collection:
                     wanted *= 4
                     continue
             return [one[:top] for one in hits]
+
+    def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The vectors [N, E] of these segments, in their order; KeyError for one that is gone."""
+        rows = self._vectors.read(np.array(segment_ids, dtype=np.int64))
+        places = {one: place for place, one in enumerate(rows.segment_ids.tolist())}
+        return rows.vectors[[places[one] for one in segment_ids]]
+
+    def sample_vectors(self, count: int) -> NDArray[np.float32]:
+        """The vectors [at most `count`, E] of segments spread over all, always the same ones."""
+        last = self._vectors.last_id()
+        wanted = np.unique(np.linspace(1, max(last, 1), count).astype(np.int64))
+        rows = self._vectors.read(wanted)
+        if len(rows.segment_ids) == 0:
+            # Nearly all are deleted, so what is left is little.
+            rows = self._vectors.read(self._vectors.segment_ids()[:count])
+        return rows.vectors
+
+    def frame_codes_of(self, segment_ids: Sequence[int]) -> dict[int, bytes]:
+        """What is known of the frames of these segments (`frame_codes.py`)."""
+        return self._store.frame_codes(segment_ids)
 
     def _lookup(self, best: BestSoFar) -> list[list[SegmentHit]] | None:
         """Hits for what the index found; None if a segment is gone since the index was read."""

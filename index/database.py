@@ -40,6 +40,7 @@ CREATE INDEX segments_with_metadata ON segments(id) WHERE metadata IS NOT NULL;
 CREATE TABLE vectors(
     segment INTEGER PRIMARY KEY REFERENCES segments(id),
     crc32 INTEGER NOT NULL, vector BLOB NOT NULL);
+CREATE TABLE frame_codes(segment INTEGER PRIMARY KEY REFERENCES segments(id), codes BLOB NOT NULL);
 CREATE TABLE deleted(segment INTEGER PRIMARY KEY, generation INTEGER NOT NULL);
 CREATE INDEX deleted_by_generation ON deleted(generation);
 CREATE TABLE quarantine(

@@ -95,6 +95,30 @@ def read_whole(
     )
 
 
+def read_example(
+    path: VideoPath,
+    *,
+    preprocessing: Preprocessing,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    is_picture: bool = False,
+) -> Clip:
+    """What is shown of a file that moments should be like; a picture is one frame.
+
+    Raises VideoError.
+    """
+    return read_clip(
+        path,
+        frames=1 if is_picture else preprocessing.frames,
+        sampling=preprocessing.sampling,
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        frame_size=preprocessing.size,
+        interpolation=preprocessing.interpolation,
+        antialias=preprocessing.antialias,
+    )
+
+
 def _shots(windowing: Windowing, preprocessing: Preprocessing, reader: FrameReader) -> list[Span]:
     shots = shot_spans(
         reader,

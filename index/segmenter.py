@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reelscan.index.change_points import find_moments
+from reelscan.index.frame_codes import pack_frames
 from reelscan.index.segments import NewSegment
 from reelscan.index.windowing import Windowing
 from reelscan.models.encoder import Encoder, FrameEncoder
@@ -51,18 +52,9 @@ class WindowSegmenter:
 
     def segments(self, windows: Sequence[Window]) -> list[list[NewSegment]]:
         clips = torch.stack([window.clip.frames_uint8 for window in windows])
-        vectors = self._encoder.encode_video(clips).numpy()
-        expected = (len(windows), self._encoder.embed_dim)
-        assert vectors.shape == expected, f"the encoder gave {vectors.shape}, not {expected}"
         return [
-            [
-                NewSegment(
-                    start_seconds=window.start_seconds,
-                    end_seconds=window.end_seconds,
-                    vector=vector,
-                )
-            ]
-            for window, vector in zip(windows, vectors, strict=True)
+            [_segment(window.start_seconds, window.end_seconds, of_frames)]
+            for window, of_frames in zip(windows, _frames(self._encoder, clips), strict=True)
         ]
 
 
@@ -103,23 +95,22 @@ class LongClipSegmenter:
             longest=None if longest is None else max(1, int(longest / seconds + 1e-6)),
         )
         if self._windowing.moment_vectors == "pass":
-            # As everywhere, the mean of vectors of length 1 is not brought to length 1 again.
-            of_moments = [vectors[first:end].mean(axis=0) for first, end in moments]
+            of_moments = [vectors[first:end] for first, end in moments]
         else:
             of_moments = self._encoded_alone(window.clip.frames_uint8, moments)
         return [
-            NewSegment(
-                start_seconds=window.start_seconds + first * seconds,
-                end_seconds=window.start_seconds + end * seconds,
-                vector=vector,
+            _segment(
+                window.start_seconds + first * seconds,
+                window.start_seconds + end * seconds,
+                of_frames,
             )
-            for (first, end), vector in zip(moments, of_moments, strict=True)
+            for (first, end), of_frames in zip(moments, of_moments, strict=True)
         ]
 
     def _encoded_alone(
         self, frames_uint8: Tensor, moments: Sequence[tuple[int, int]]
     ) -> list[NDArray[np.float32]]:
-        """The vectors of moments (first frame, last + 1) as clips of the model's own length."""
+        """The frames [T, E] of moments (first, last + 1) as clips of the model's own length."""
         places = [
             [int(time) for time in times_at(first, end, self._encoder.preprocessing.frames)]
             for first, end in moments
@@ -127,5 +118,25 @@ class LongClipSegmenter:
         vectors: list[NDArray[np.float32]] = []
         for start in range(0, len(places), self._batch_size):
             clips = frames_uint8[torch.tensor(places[start : start + self._batch_size])]
-            vectors += list(self._encoder.encode_video(clips).numpy())
+            vectors += list(_frames(self._encoder, clips))
         return vectors
+
+
+def _frames(encoder: Encoder, clips: Tensor) -> NDArray[np.float32]:
+    """[B, T, E]; or [B, 1, E], of whole clips, from an encoder that knows no frames."""
+    if isinstance(encoder, FrameEncoder):
+        vectors = encoder.encode_frames(clips).numpy()
+    else:
+        vectors = encoder.encode_video(clips)[:, None].numpy()
+    assert vectors.shape[::2] == (len(clips), encoder.embed_dim), f"it gave {vectors.shape}"
+    return vectors
+
+
+def _segment(start: float, end: float, of_frames: NDArray[np.float32]) -> NewSegment:
+    return NewSegment(
+        start_seconds=start,
+        end_seconds=end,
+        # As everywhere, the mean of vectors of length 1 is not brought to length 1 again.
+        vector=of_frames.mean(axis=0),
+        frame_codes=pack_frames(of_frames),
+    )

@@ -35,6 +35,8 @@ class NewSegment:
     """[E]"""
     metadata: Mapping[str, object] = field(default_factory=dict)
     """Anything JSON holds; handed back with search hits."""
+    frame_codes: bytes | None = None
+    """What tells its frames apart (`frame_codes.py`), where the encoder knows frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,14 @@ class SegmentStore:
         rows = self.database.rows(query, (json.dumps(segment_ids),))
         return {row[0]: _segment(row) for row in rows}
 
+    def frame_codes(self, segment_ids: Sequence[int]) -> dict[int, bytes]:
+        """What tells the frames of these segments apart, for those that have it."""
+        query = (
+            "SELECT segment, codes FROM frame_codes"
+            " WHERE segment IN (SELECT value FROM json_each(?))"
+        )
+        return dict(self.database.rows(query, (json.dumps(list(segment_ids)),)))
+
     def put_videos(self, videos: Iterable[tuple[VideoFile, Sequence[NewSegment]]]) -> int:
         """Store videos with all their segments, replacing what was known of them, in one step.
 
@@ -134,6 +144,14 @@ class SegmentStore:
             (
                 (first + place, *self.vectors.encode(one.vector, path))
                 for place, one in enumerate(segments)
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO frame_codes VALUES (?, ?)",
+            (
+                (first + place, one.frame_codes)
+                for place, one in enumerate(segments)
+                if one.frame_codes is not None
             ),
         )
 
@@ -205,7 +223,8 @@ def _forget(connection: sqlite3.Connection, path: str, generation: int) -> tuple
         connection.execute(
             f"INSERT INTO deleted SELECT id, ? FROM ({of_video})", (generation, video)
         )
-        connection.execute(f"DELETE FROM vectors WHERE segment IN ({of_video})", (video,))
+        for table in ("vectors", "frame_codes"):
+            connection.execute(f"DELETE FROM {table} WHERE segment IN ({of_video})", (video,))
         dropped = connection.execute("DELETE FROM segments WHERE video = ?", (video,)).rowcount
         connection.execute("DELETE FROM videos WHERE id = ?", (video,))
     row = connection.execute("SELECT metadata FROM quarantine WHERE path = ?", (path,)).fetchone()

@@ -84,6 +84,10 @@ class StoredVectors:
         rows = self.database.rows("SELECT id FROM segments WHERE id > ? ORDER BY id", (after,))
         return np.fromiter((row[0] for row in rows), np.int64, count=len(rows))
 
+    def last_id(self) -> int:
+        """The highest id; 0 where there is none."""
+        return int(self.database.rows("SELECT coalesce(max(id), 0) FROM segments")[0][0])
+
     def damaged(self) -> list[int]:
         """The ids of vectors that are not what was written."""
         found: list[int] = []

@@ -17,7 +17,9 @@ from reelscan.retrieval.benchmark import (
     find_benchmark,
     how_to_get,
 )
+from reelscan.retrieval.calibration import calibrate, save_calibration
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
+from reelscan.retrieval.cli.calibration_text import calibration_text
 from reelscan.retrieval.cli.device import best_device
 from reelscan.retrieval.cli.evaluation_files import save_evaluation
 from reelscan.retrieval.cli.evaluation_progress import EvaluationBars
@@ -36,7 +38,7 @@ from reelscan.retrieval.evaluation_set import (
     read_benchmark_annotations,
 )
 from reelscan.retrieval.feature_cache import default_cache
-from reelscan.retrieval.model_choice import choose_encoder
+from reelscan.retrieval.model_choice import choose_encoder, choose_model
 from reelscan.retrieval.order_pairs import read_pairs
 
 OPEN_CLIP = "open_clip:"
@@ -57,6 +59,7 @@ class Command:
       reelscan evaluate didemo --videos didemo --annotations didemo_ret_test.json --model my-model
       reelscan evaluate msvd --videos MSVD --compare open_clip:ViT-B-32:laion2b_s34b_b79k --worst 20
       reelscan evaluate test.json --videos my-videos --model my-model --rerank-top 128
+      reelscan evaluate held-out.json --videos my-videos --model my-model --calibrate
     """
 
     what: Annotated[
@@ -98,6 +101,9 @@ class Command:
     """Also show so many of the texts that find their video last, with pictures."""
     pairs: Path | None = None
     """Pairs of videos that differ in order or direction alone: their accuracy is added."""
+    calibrate: bool = False
+    """Also fit what the model's scores mean, on half of the videos, and keep it beside the model:
+    `reelscan search --min-score` needs it. Use videos that the model was not trained on."""
     cache: Path | None = None
     """Folder for features; None: $REELSCAN_CACHE or ~/.cache/reelscan/features."""
     batch_size: int = 8
@@ -126,11 +132,16 @@ def main(arguments: list[str]) -> int:
         benchmark, annotations, video_root=root, any_counts=command.any_counts
     )
     pairs = read_pairs(command.pairs) if command.pairs else None
+    model_folder = calibrated_folder(command)
     reports = measure_all(command, benchmark, annotations, root)
     label, report = next(iter(reports.items()))
     order = order_of_pairs(report, pairs) if pairs is not None else None
     folder = command.to or Path("evaluations") / benchmark.name
     saved = save_evaluation(folder, benchmark, reports, order=order, worst=command.worst)
+    meaning = ""
+    if model_folder is not None:
+        calibration = calibrate(report, annotations=str(annotations))
+        meaning = calibration_text(calibration, save_calibration(model_folder, calibration))
     if command.json:
         others = {name: summary(one, None) for name, one in reports.items() if name != label}
         print(as_json({**summary(report, order), "worst": saved.worst, "compared": others}))
@@ -140,7 +151,18 @@ def main(arguments: list[str]) -> int:
     if len(reports) > 1:
         print(f"\n{comparison(reports)}")
     print(f"\nwritten to {folder}: {', '.join(saved.files)}")
+    if meaning:
+        print(f"\n{meaning}")
     return 0
+
+
+def calibrated_folder(command: Command) -> Path | None:
+    """Where the calibration goes, if one is asked for."""
+    if not command.calibrate:
+        return None
+    if command.model is not None and command.model.startswith(OPEN_CLIP):
+        raise ValueError(f"{command.model} has no model directory to keep a calibration in")
+    return choose_model(command.model, on_notice=notice)
 
 
 def benchmark_list() -> str:

@@ -250,10 +250,10 @@ def test_progress_ends_at_the_total(folder):
 
 
 class InterruptedEncoder(ColourEncoder):
-    def encode_video(self, frames_uint8):
+    def encode_frames(self, frames_uint8):
         if self.clips_seen >= 3:
             raise KeyboardInterrupt
-        return super().encode_video(frames_uint8)
+        return super().encode_frames(frames_uint8)
 
 
 def test_an_interrupt_keeps_the_finished_videos(folder):
@@ -273,9 +273,9 @@ from colour_encoder import ColourEncoder
 from reelscan.index.embed import embed_folder
 
 class SlowEncoder(ColourEncoder):
-    def encode_video(self, frames_uint8):
+    def encode_frames(self, frames_uint8):
         time.sleep(0.05)
-        return super().encode_video(frames_uint8)
+        return super().encode_frames(frames_uint8)
 
 embed_folder(SlowEncoder(), sys.argv[2], sys.argv[3], window_seconds=1.0, stride_seconds=1.0,
              batch_size=1, workers=1, on_progress=lambda told: print(told.segments, flush=True))
@@ -350,8 +350,8 @@ def test_bad_settings_are_refused(folder, bad):
 
 
 class BrokenEncoder(ColourEncoder):
-    def encode_video(self, frames_uint8):
-        return super().encode_video(frames_uint8) * float("nan")
+    def encode_frames(self, frames_uint8):
+        return super().encode_frames(frames_uint8) * float("nan")
 
 
 def test_a_model_that_gives_nan_stops_the_run(folder):
@@ -361,9 +361,9 @@ def test_a_model_that_gives_nan_stops_the_run(folder):
 
 def test_a_file_changed_while_it_is_embedded_is_embedded_again(folder):
     class ReplacingEncoder(ColourEncoder):
-        def encode_video(self, frames_uint8):
+        def encode_frames(self, frames_uint8):
             write_colours(folder / "sub" / "b.MP4", "magenta white")
-            return super().encode_video(frames_uint8)
+            return super().encode_frames(frames_uint8)
 
     embed(folder, ReplacingEncoder(), workers=1)
     report = embed(folder)

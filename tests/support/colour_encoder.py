@@ -37,10 +37,10 @@ class ColourEncoder:
         self.clips_seen = 0
 
     def encode_video(self, frames_uint8: Tensor) -> Tensor:
-        self.clips_seen += len(frames_uint8)
-        return self._frame_vectors(frames_uint8).mean(dim=1)
+        return self.encode_frames(frames_uint8).mean(dim=1)
 
     def encode_frames(self, frames_uint8: Tensor) -> Tensor:
+        self.clips_seen += len(frames_uint8)
         return self._frame_vectors(frames_uint8)
 
     def encode_text(self, texts: list[str]) -> Tensor:

@@ -45,7 +45,7 @@ def test_search_prints_hits_best_first(demo_root: Path, run) -> None:
 def test_search_as_json(demo_root: Path, run) -> None:
     outcome = run("search", demo_root / "test.collection", "a circle", "--top", 2, "--json")
     hits = json.loads(outcome.out)
-    assert set(hits[0]) == {"video", "start_seconds", "end_seconds", "score", "path"}
+    assert set(hits[0]) >= {"video", "start_seconds", "end_seconds", "score", "path"}
     assert Path(hits[0]["path"]).is_file()
 
 
@@ -68,8 +68,7 @@ def test_a_model_without_a_trained_matching_head_does_not_rerank(demo_root: Path
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "give either a sentence or --video"),
-        (("a", "--video", "b.mp4"), "give either a sentence or --video"),
+        ((), "give a sentence, or --like"),
         (("  ",), "query is empty"),
         (("--video", "gone.mp4"), "gone.mp4"),
         (("words", "--model", "gone"), "gone"),

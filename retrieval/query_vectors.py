@@ -1,0 +1,84 @@
+"""One vector for a query of several parts, so that one search answers it.
+
+P parts, N segments looked at, E embedding width, T frames.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reelscan.index.segment_frames import read_example
+from reelscan.models.encoder import Encoder
+from reelscan.retrieval.query import IMAGE_EXTENSIONS, Part, Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryVectors:
+    """A query as a search sees it; a segment's score is `vector @ segment + offset`."""
+
+    parts: NDArray[np.float32]
+    """[P, E], each of length 1"""
+    weights: NDArray[np.float32]
+    """[P]"""
+    vector: NDArray[np.float32]
+    """[E]"""
+    offset: float
+    usual: float
+    """The mean score of the collection's segments."""
+
+
+def combine(parts: NDArray[np.float32], query: Query, sample: NDArray[np.float32]) -> QueryVectors:
+    """One vector from those of the parts [P, E] and from some of the collection's segments [N, E].
+
+    One wanted part keeps its plain similarity as the score. Of several, each part's similarity
+    counts in standard deviations above the mean of the collection, times its weight: a picture is
+    as much as ten times as similar to a video as a sentence is, and would decide alone.
+    """
+    weights = np.array([part.weight for part in query.parts], np.float32)
+    similar = sample.astype(np.float64) @ parts.T.astype(np.float64)
+    means = similar.mean(axis=0) if len(sample) else np.zeros(len(parts))
+    if len(parts) == 1:
+        return QueryVectors(
+            parts=parts, weights=weights, vector=parts[0], offset=0.0, usual=float(means[0])
+        )
+    spreads = similar.std(axis=0) if len(sample) else np.zeros(len(parts))
+    spreads = np.where(spreads > 1e-6, spreads, 1.0)
+    shares = weights / np.abs(weights).sum() / spreads
+    return QueryVectors(
+        parts=parts,
+        weights=weights,
+        vector=(shares @ parts).astype(np.float32),
+        offset=-float(shares @ means),
+        usual=0.0,
+    )
+
+
+def embed_parts(query: Query, encoder: Encoder) -> NDArray[np.float32]:
+    """Each part's vector, float32 [P, E] of length 1.
+
+    Raises FileNotFoundError for a file that is not there, VideoError for one that cannot be read.
+    """
+    return np.stack([_embed(part, encoder) for part in query.parts])
+
+
+def _embed(part: Part, encoder: Encoder) -> NDArray[np.float32]:
+    if part.text is not None:
+        return encoder.encode_text([part.text])[0].numpy()
+    assert part.file is not None, "a part is a text or a file"
+    if not part.file.is_file():
+        raise FileNotFoundError(
+            f"there is no file {part.file}: give the path of an example picture or video, or a "
+            "sentence as plain text"
+        )
+    clip = read_example(
+        part.file,
+        preprocessing=encoder.preprocessing,
+        start_seconds=part.start_seconds,
+        end_seconds=part.end_seconds,
+        is_picture=part.file.suffix.lower() in IMAGE_EXTENSIONS,
+    )
+    vector = encoder.encode_video(clip.frames_uint8[None])[0]
+    # A video's vector is a mean, shorter than 1; length 1 makes its scores comparable.
+    return torch.nn.functional.normalize(vector, dim=0).numpy()
