@@ -3,6 +3,7 @@
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from reelscan.pretrain.sample_order import BatchOrder, Draw
 from reelscan.pretrain.shard_reader import CorpusReader, Sample
@@ -131,7 +132,7 @@ class _DecodedBatches(Dataset[_Delivery]):
         self._readers = readers
 
     def __getitem__(self, draws: Sequence[Draw]) -> _Delivery:
-        skips, samples, missing = SkipLog(), [], 0
+        skips, batch, missing = SkipLog(), _BatchMemory(len(draws)), 0
         for draw in draws:
             reader = self._readers[draw.kind][draw.corpus]
             sample = reader.read(draw.sample, pass_number=draw.pass_number, skips=skips)
@@ -140,8 +141,48 @@ class _DecodedBatches(Dataset[_Delivery]):
                 sample = _replacement(reader, draw, skips)
             if sample is None:
                 return _Delivery(batch=None, missing=missing, skips=skips)
-            samples.append(sample)
-        return _Delivery(batch=_collate(samples), missing=missing, skips=skips)
+            batch.add(sample)
+        return _Delivery(batch=batch.filled(), missing=missing, skips=skips)
+
+
+class _BatchMemory:
+    """A batch being filled. Each clip is copied to its place at once, in a worker into memory that
+    the training process sees: pages that are new to a process cost more than the copying."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._clips: Tensor | None = None
+        self._samples: list[tuple[str, int]] = []
+
+    def add(self, sample: Sample) -> None:
+        clip = sample.clip_uint8
+        if self._clips is None:
+            self._clips = _new_memory((self._size, *clip.shape))
+        elif self._clips.shape[1:] != clip.shape:
+            raise ValueError(
+                f"clips of one batch have the shapes {tuple(self._clips.shape[1:])} and "
+                f"{tuple(clip.shape)}: decode and augment must give one number of frames and one "
+                "size"
+            )
+        self._clips[len(self._samples)] = clip
+        self._samples.append((sample.caption, sample.sample_id))
+
+    def filled(self) -> Batch:
+        assert self._clips is not None and len(self._samples) == self._size
+        captions, ids = zip(*self._samples, strict=True)
+        return Batch(
+            clips_uint8=self._clips,
+            captions=list(captions),
+            sample_ids=torch.tensor(ids, dtype=torch.int64),
+        )
+
+
+def _new_memory(shape: tuple[int, ...]) -> Tensor:
+    """uint8, not initialised; shared in a worker."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | None:
@@ -152,20 +193,6 @@ def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | N
         if sample is not None:
             return sample
     return None
-
-
-def _collate(samples: Sequence[Sample]) -> Batch:
-    shapes = {tuple(sample.clip_uint8.shape) for sample in samples}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"clips of one batch have the shapes {sorted(shapes)}: decode and augment must give "
-            "one number of frames and one size"
-        )
-    return Batch(
-        clips_uint8=torch.stack([sample.clip_uint8 for sample in samples]),
-        captions=[sample.caption for sample in samples],
-        sample_ids=torch.tensor([sample.sample_id for sample in samples], dtype=torch.int64),
-    )
 
 
 def _start_worker(worker: int) -> None:
