@@ -85,7 +85,8 @@ class DataConfig:
     shard_cache: Path | None = None
     """Folder on a local disk for copies of remote shards; none: each sample is fetched alone."""
     shard_cache_bytes: int = 100_000_000_000
-    """Most bytes that folder may take."""
+    """Most bytes that folder may take. With room for twice the shards that are shuffled together,
+    the next ones are fetched ahead."""
     shard_retries: int = 3
     """Tries after the first to read a shard, with pauses from half a second on; then it is left
     alone until the next pass over its set."""

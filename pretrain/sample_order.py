@@ -63,8 +63,8 @@ class CorpusOrder:
         self._follows = follows
         self._seed = seed
         self._shuffle_shards = shuffle_shards
-        # Two passes meet in a batch, and in an epoch of a fractional weight.
-        self._order = lru_cache(maxsize=2)(self._drawn_order)
+        # Two passes meet in a batch, and others are looked at ahead.
+        self._order = lru_cache(maxsize=4)(self._drawn_order)
 
     def seen(self, epochs: int) -> int:
         """Samples seen in so many epochs, a sample seen twice counted twice."""
@@ -107,7 +107,7 @@ class KindOrder:
         self.corpora = corpora
         self._seed = seed
         self._kind = kind
-        self._mixture = lru_cache(maxsize=2)(self._drawn_mixture)
+        self._mixture = lru_cache(maxsize=3)(self._drawn_mixture)
 
     def seen(self, epochs: int) -> int:
         """Samples seen in so many epochs."""
@@ -144,7 +144,7 @@ class BatchOrder:
         self._kinds = kinds
         self._global_batch = global_batch
         self._seed = seed
-        self._alternation = lru_cache(maxsize=2)(self._drawn_alternation)
+        self._alternation = lru_cache(maxsize=3)(self._drawn_alternation)
 
     def batches_in(self, epochs: int) -> int:
         """Batches that so many epochs have, counted from the start of the run."""

@@ -14,7 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from reelscan.pretrain.sample_order import BatchOrder, Draw
+from reelscan.pretrain.shard_address import is_remote
+from reelscan.pretrain.shard_cache import ShardCache
+from reelscan.pretrain.shard_prefetch import ShardPrefetch
 from reelscan.pretrain.shard_reader import CorpusReader, Sample
+from reelscan.pretrain.shard_store import StoredShard
 from reelscan.pretrain.skip_log import SkipLog, Skipped
 
 SAMPLES_BEFORE_JUDGING = 200
@@ -31,6 +35,16 @@ class Batch:
     """B, one drawn from those of each clip."""
     sample_ids: Tensor
     """int64 [B]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAhead:
+    """Remote shards are fetched before they are needed."""
+
+    cache: ShardCache
+    """Where they are kept."""
+    batches: int
+    """How many batches before."""
 
 
 class TooManyUnreadableError(ValueError):
@@ -55,6 +69,7 @@ class ShardLoader:
     that decode; 0 decodes in this one. A sample that cannot be read is replaced by one that comes
     next; above `max_unreadable_fraction` of the last ones (up to `SAMPLES_REMEMBERED`, at least
     `SAMPLES_BEFORE_JUDGING`) the run stops. `on_skip` is given what was left out, each thing once.
+    `look_ahead`: None fetches remote shards when they are needed.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class ShardLoader:
         seed: int = 0,
         max_unreadable_fraction: float = 1.0,
         on_skip: Callable[[Skipped], None] | None = None,
+        look_ahead: LookAhead | None = None,
     ) -> None:
         self.skips = SkipLog()
         """What was left out so far, replacements that could not be read either included."""
@@ -78,14 +94,14 @@ class ShardLoader:
         self._seed = seed
         self._max_unreadable_fraction = max_unreadable_fraction
         self._on_skip = on_skip
+        self._look_ahead = look_ahead
         self._asked = self._missing = 0
 
     def batches(self, start: int) -> Iterator[Batch]:
         """The batches from number `start` on, without end. Raises `TooManyUnreadableError`."""
-        requests = (self._order.draws(number, places=self._places) for number in count(start))
         loader: DataLoader[_Delivery] = DataLoader(
             self._decoding,
-            sampler=requests,
+            sampler=self._requests(start),
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_unchanged,
@@ -94,6 +110,16 @@ class ShardLoader:
         )
         for delivery in loader:
             yield self._accepted(delivery)
+
+    def _requests(self, start: int) -> Iterator[list[Draw]]:
+        if self._look_ahead is None:
+            yield from (self._order.draws(number, places=self._places) for number in count(start))
+            return
+        with ShardPrefetch(self._look_ahead.cache) as prefetch:
+            for number in count(start):
+                later = self._order.draws(number + self._look_ahead.batches, places=self._places)
+                prefetch.want(self._decoding.remote_shards(later))
+                yield self._order.draws(number, places=self._places)
 
     def _accepted(self, delivery: _Delivery) -> Batch:
         for skipped in self.skips.merge(delivery.skips):
@@ -130,6 +156,13 @@ class _DecodedBatches(Dataset[_Delivery]):
 
     def __init__(self, readers: Sequence[Sequence[CorpusReader]]) -> None:
         self._readers = readers
+
+    def remote_shards(self, draws: Sequence[Draw]) -> Iterator[tuple[StoredShard, int]]:
+        """The shards of some draws that are not on a local disk, and the pass of each."""
+        for draw in draws:
+            shard, _ = self._readers[draw.kind][draw.corpus].corpus.find(draw.sample)
+            if is_remote(shard.address):
+                yield shard, draw.pass_number
 
     def __getitem__(self, draws: Sequence[Draw]) -> _Delivery:
         skips, batch, missing = SkipLog(), _BatchMemory(len(draws)), 0

@@ -21,7 +21,7 @@ from reelscan.pretrain.pretrain_config import DataConfig, PretrainConfig
 from reelscan.pretrain.sample_order import BatchOrder, CorpusOrder, KindOrder
 from reelscan.pretrain.shard_cache import ShardCache
 from reelscan.pretrain.shard_list import Corpus, open_corpus
-from reelscan.pretrain.shard_loader import Batch, ShardLoader
+from reelscan.pretrain.shard_loader import Batch, LookAhead, ShardLoader
 from reelscan.pretrain.shard_reader import ClipDecoder, CorpusReader
 from reelscan.pretrain.shard_store import Retries, ShardStore
 from reelscan.pretrain.skip_log import Skipped
@@ -115,8 +115,9 @@ def open_shards(
         if indexes
     ]
     order = _order(kinds, config, processes)
+    cache = _cache(kinds, data)
     loader = ShardLoader(
-        _readers(kinds, config, ShardStore(cache=_cache(kinds, data), retries=retries)),
+        _readers(kinds, config, ShardStore(cache=cache, retries=retries)),
         order,
         batch_size=data.batch_size,
         rank=processes.rank,
@@ -124,6 +125,7 @@ def open_shards(
         seed=config.run.seed,
         max_unreadable_fraction=data.max_unreadable_fraction,
         on_skip=_appender(skip_list) if skip_list is not None else None,
+        look_ahead=_look_ahead(kinds, data, cache, global_batch=data.batch_size * processes.count),
     )
     return ShardSource(loader, order)
 
@@ -198,12 +200,7 @@ def _cache(kinds: Sequence[_Kind], data: DataConfig) -> ShardCache | None:
     """Raises ValueError if the shards that are shuffled together do not fit in the cache."""
     if data.shard_cache is None:
         return None
-    needed = sum(
-        corpus.window_bytes(data.shuffle_shards or 1)
-        for kind in kinds
-        for corpus in kind.corpora
-        if corpus.is_remote
-    )
+    needed = _bytes_in_use(kinds, data)
     if needed > data.shard_cache_bytes:
         raise ValueError(
             f"shard_cache_bytes is {data.shard_cache_bytes}, but the shards that are shuffled "
@@ -211,6 +208,29 @@ def _cache(kinds: Sequence[_Kind], data: DataConfig) -> ShardCache | None:
             f"or lower shuffle_shards ({data.shuffle_shards})"
         )
     return ShardCache(data.shard_cache, max_bytes=data.shard_cache_bytes)
+
+
+def _bytes_in_use(kinds: Sequence[_Kind], data: DataConfig) -> int:
+    """Of the remote shards that are shuffled together, at most."""
+    return sum(
+        corpus.window_bytes(max(data.shuffle_shards, 1))
+        for kind in kinds
+        for corpus in kind.corpora
+        if corpus.is_remote
+    )
+
+
+def _look_ahead(
+    kinds: Sequence[_Kind], data: DataConfig, cache: ShardCache | None, *, global_batch: int
+) -> LookAhead | None:
+    """Half of what is shuffled together, if the cache has room for the next shards as well."""
+    remote = [corpus for kind in kinds for corpus in kind.corpora if corpus.is_remote]
+    if cache is None or not remote or data.shard_cache_bytes < 2 * _bytes_in_use(kinds, data):
+        return None
+    samples = min(
+        corpus.sample_count * max(data.shuffle_shards, 1) // len(corpus.shards) for corpus in remote
+    )
+    return LookAhead(cache=cache, batches=max(1, samples // (2 * global_batch)))
 
 
 def _appender(path: Path) -> Callable[[Skipped], None]:

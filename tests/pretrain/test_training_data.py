@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from loopback_server import serving
 from safetensors.torch import load_file
 
 from reelscan.models.bert import BertConfig
@@ -289,10 +292,50 @@ def test_what_cannot_be_read_is_listed_in_the_run(config, corpus, tmp_path):
     }
 
 
+def test_remote_shards_are_fetched_ahead_into_the_cache(config, corpus, tmp_path):
+    """Six videos in two shards, shuffled one by one: the second is there before it is needed."""
+    losses = LossWeights(alignment=0.0, contrastive=0.0, matching=0.0)
+    config = replace(config, losses=losses)
+    with serving(corpus) as server:
+        data = replace(
+            config.data,
+            shards=(f"{server.address}/videos.index.json",),
+            shuffle_shards=1,
+            shard_cache=tmp_path / "cache",
+            batch_size=1,
+        )
+        shards = read_index(corpus / "videos.index.json").shards
+        local = replace(data, shards=config.data.shards, shard_cache=None)
+        wanted = [batch.captions for batch in take(replace(config, data=local), 6)]
+        batches = open_shards(replace(config, data=data), ALONE).batches(0)
+        found = []
+        for step in range(6):
+            if step == 3:  # the last of the first shard was the third
+                wait_until(lambda: len(list((tmp_path / "cache").glob("*.tar"))) == 2)
+            found.append(next(batches).captions)
+        assert found == wanted
+        assert [server.requests[shard.file] for shard in shards] == [1, 1]
+        batches.close()
+        small = replace(data, shard_cache_bytes=1000)
+        with pytest.raises(ValueError, match="would be fetched again and again"):
+            open_shards(replace(config, data=small), ALONE)
+
+
+def take(config: PretrainConfig, count: int) -> list[Batch]:
+    return list(islice(open_shards(config, ALONE).batches(0), count))
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = {paths!r}
 from test_training_data import long_config, pretrain
 
 def kill(report):
@@ -318,7 +361,8 @@ def long_config(corpus: Path) -> PretrainConfig:
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_as_if_it_had_not_been(corpus, tmp_path):
     """kill -9 a step after the last checkpoint; frames and crops are random."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code = CHILD.format(here=str(Path(__file__).parent), corpus=str(corpus), out=str(killed))
+    paths = [str(Path(__file__).parent), *sys.path]
+    code = CHILD.format(paths=paths, corpus=str(corpus), out=str(killed))
     child = subprocess.run([sys.executable, "-c", code], check=False)
     assert child.returncode == -signal.SIGKILL
     assert [path.name for path in (killed / "checkpoints").glob("step-*")] == ["step-00000002"]
