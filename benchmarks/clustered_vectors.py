@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 SEGMENTS_A_VIDEO = 20
 _ROWS_A_BLOCK = 10_000
+_BLOCKS_ASKED_ABOUT = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,12 @@ class ClusteredVectors:
     def queries(self, count: int, *, rows: int) -> NDArray[np.float32]:
         """Queries [count, E] about moments among the first `rows`, none of them a stored one."""
         rng = np.random.default_rng((self.seed, 4))
-        about = np.concatenate([self.rows(one, one + 1) for one in rng.integers(rows, size=count)])
+        # From a few blocks, for a block has to be made whole.
+        blocks = rng.integers((rows - 1) // _ROWS_A_BLOCK + 1, size=_BLOCKS_ASKED_ABOUT)
+        ends = [min((block + 1) * _ROWS_A_BLOCK, rows) for block in blocks]
+        parts = [self.rows(b * _ROWS_A_BLOCK, end) for b, end in zip(blocks, ends, strict=True)]
+        about = np.concatenate(parts)
+        about = about[rng.choice(len(about), size=count, replace=False)]
         # A sentence about a moment: the same content, and a part that every sentence shares.
         sentences = 0.3 * self._noise(rng, 1)
         return _unit(about + self.query_spread * self._noise(rng, count) + sentences)

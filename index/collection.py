@@ -42,6 +42,7 @@ from reelscan.index.quarantine import QuarantinedVideo, write_quarantine_report
 from reelscan.index.segments import MetadataValue, NewSegment, Segment, SegmentStore
 from reelscan.index.stored_vectors import StoredVectors
 from reelscan.index.video_files import VideoFile
+from reelscan.index.where_sql import Filters
 from reelscan.index.writer_lock import CollectionBusy, WriterLock
 
 _LOG = logging.getLogger(__name__)
@@ -84,14 +85,15 @@ class Collection:
         self.read_only = read_only
         self._database = database
         self._on_notice = on_notice
-        self._vectors = StoredVectors(
+        self.vectors = StoredVectors(
             database, embed_dim=manifest.embed_dim, vector_type=manifest.vector_type
         )
-        self._store = SegmentStore(database, self._vectors)
+        self._store = SegmentStore(database, self.vectors)
+        self._filters = Filters(database)
         self._lock = lock
         self._taking = threading.Lock()
-        self._compactor = Compactor(path, self._vectors, settings=settings, on_notice=on_notice)
-        self._index = LiveIndex(path, self._vectors, settings=settings, repair=self._repair)
+        self._compactor = Compactor(path, self.vectors, settings=settings, on_notice=on_notice)
+        self._index = LiveIndex(path, self.vectors, settings=settings, repair=self._repair)
 
     @classmethod
     def create(
@@ -300,22 +302,54 @@ class Collection:
 
     def check(self) -> CheckReport:
         """Read everything and compare; changes nothing."""
-        return check_collection(self.path, self._vectors)
+        return check_collection(self.path, self.vectors)
 
     def stats(self) -> CollectionStats:
         """Counts, sizes and settings."""
-        return collection_stats(self.path, self.manifest, self._vectors)
+        return collection_stats(self.path, self.manifest, self.vectors)
+
+    def passing(self, where: str) -> NDArray[np.int64]:
+        """Ids of the segments that a condition (`where.py`) lets pass, ascending; ValueError."""
+        return self._filters.passing(where)
 
     def search(
-        self, queries: NDArray[np.float32], *, top: int = 10, one_per_video: bool = False
+        self,
+        queries: NDArray[np.float32],
+        *,
+        top: int = 10,
+        one_per_video: bool = False,
+        where: str | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[list[SegmentHit]]:
         """The `top` segments of highest inner product for each of `queries` [Q, E], best first.
 
         Equal scores are in order of segment id. `one_per_video` keeps a video's best segment only.
+        `where` is a condition as in `where.py`, `among` ids of segments: only those that pass both
+        are looked for.
 
         Raises:
-            ValueError: wrong shape, values that are not finite, or `top` below 1.
+            ValueError: wrong shape, values that are not finite, `top` below 1, or a condition that
+                cannot be read.
         """
+        queries = self._checked(queries)
+        if top < 1:
+            raise ValueError(f"top is {top}; ask for at least 1 hit")
+        wanted = top
+        while True:
+            view = self._index.view()
+            allowed = self._allowed(where, among)
+            hits = self._lookup(view.search(queries, top=wanted, among=allowed))
+            if hits is None:
+                continue
+            if one_per_video:
+                hits = [_best_of_each_video(one) for one in hits]
+                available = len(self) if allowed is None else len(allowed)
+                if wanted < available and any(len(one) < top for one in hits):
+                    wanted *= 4
+                    continue
+            return [one[:top] for one in hits]
+
+    def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.manifest.embed_dim:
             raise ValueError(
@@ -324,20 +358,16 @@ class Collection:
             )
         if not np.isfinite(queries).all():
             raise ValueError("queries hold values that are not finite; check the encoder")
-        if top < 1:
-            raise ValueError(f"top is {top}; ask for at least 1 hit")
-        wanted = top
-        while True:
-            view = self._index.view()
-            hits = self._lookup(view.search(queries, top=wanted))
-            if hits is None:
-                continue
-            if one_per_video:
-                hits = [_best_of_each_video(one) for one in hits]
-                if wanted < len(self) and any(len(one) < top for one in hits):
-                    wanted *= 4
-                    continue
-            return [one[:top] for one in hits]
+        return queries
+
+    def _allowed(
+        self, where: str | None, among: NDArray[np.int64] | None
+    ) -> NDArray[np.int64] | None:
+        """Ids that are there and pass, ascending; None: all."""
+        if where is None and among is None:
+            return None
+        passing = self.vectors.segment_ids() if where is None else self.passing(where)
+        return passing if among is None else np.intersect1d(passing, among)
 
     def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
         """The vectors [N, E] of these segments, in their order; KeyError for one that is gone."""

@@ -44,7 +44,9 @@ class Compactor:
     def note(self, changed_rows: int) -> None:
         """Count rows that were added or deleted; starts a thread once the file is due."""
         self._changed_rows += changed_rows
-        if self._changed_rows < _CHANGES_AT_LEAST or (self._thread and self._thread.is_alive()):
+        if not self._settings.compact_in_background or self._changed_rows < _CHANGES_AT_LEAST:
+            return
+        if self._thread is not None and self._thread.is_alive():
             return
         recorded = read_stamp(self._vectors.database)
         vectors = 0 if recorded is None else recorded[0].vectors

@@ -146,8 +146,14 @@ def why_unusable(path: Path, stamp: IndexStamp, checksums: NDArray[np.uint32]) -
 
 
 def map_index(path: Path) -> Any:
-    """Open a verified file; vectors and lists stay in the file and are mapped."""
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    """Open a verified file; vectors and lists stay in the file and are mapped.
+
+    A single query is then spread over the lists by all threads.
+    """
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    if isinstance(index, faiss.IndexIVF):
+        index.parallel_mode = 1
+    return index
 
 
 def load_index(path: Path) -> Any:

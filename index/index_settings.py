@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 _LIST_OVERHEAD_BYTES = 8
 """An id beside each vector."""
-_PRODUCT_QUANTISER_FEWEST_BYTES = 8
+_PRODUCT_QUANTISER_FEWEST_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class IndexSettings:
     recall_at_10: float = 0.97
     """What lists to look into and candidates to score are chosen for, measured at building."""
     recall_at_128: float = 0.975
+    compact_in_background: bool = True
+    """Make the index file again by itself once much has changed; False: only when told to, for
+    adding millions at once."""
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 1 or self.exact_bytes < 0:

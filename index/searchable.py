@@ -29,9 +29,17 @@ class SearchableCollection(Protocol):
         """How many segments there are."""
 
     def search(
-        self, queries: NDArray[np.float32], *, top: int = 10, one_per_video: bool = False
+        self,
+        queries: NDArray[np.float32],
+        *,
+        top: int = 10,
+        one_per_video: bool = False,
+        where: str | None = None,
     ) -> list[list[SegmentHit]]:
-        """The `top` segments of highest inner product for each of `queries` [Q, E]."""
+        """The `top` segments of highest inner product for each of `queries` [Q, E].
+
+        `where` is a condition that they have to meet (`where.py`).
+        """
 
     def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
         """[N, E], in the order asked for; KeyError for an id that is not there."""

@@ -51,6 +51,8 @@ class SearchOptions:
     """Cosine from which two moments look the same."""
     min_score: float | None = None
     """Least probability (docs/search.md), 0 to 1; needs a calibrated model."""
+    where: str | None = None
+    """Condition that segments have to meet, as in `reelscan.index.where`."""
 
     def __post_init__(self) -> None:
         if self.rerank_candidates < 1:
@@ -106,8 +108,8 @@ class Searcher:
         for calls without `options`.
 
         Raises:
-            ValueError: the query or the collection is empty, the encoder cannot rerank, `min_score`
-                without a calibration, or a video cannot be read (VideoError).
+            ValueError: the query or the collection is empty, `where` cannot be read, the encoder
+                cannot rerank, `min_score` without a calibration, or a video cannot be read (VideoError).
             FileNotFoundError: an example does not exist.
         """
         options = options or SearchOptions(rerank=rerank, rerank_candidates=rerank_candidates)
@@ -147,7 +149,9 @@ class Searcher:
         if options.rerank:
             fetched = max(top, options.rerank_candidates)
         while True:
-            found = self._collection.search(vectors.vector[None], top=fetched)[0]
+            found = self._collection.search(vectors.vector[None], top=fetched, where=options.where)[
+                0
+            ]
             hits = self._moments(query, vectors, found, options)
             enough = len(by_video(hits) if per_video else hits) >= top
             # Those that come later reach `min_score` even less, and reranking has its own number.

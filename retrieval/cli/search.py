@@ -34,6 +34,7 @@ class Command:
       reelscan search films.collection "a dog" --like park.jpg --not "indoors^0.5"
       reelscan search films.collection --like example.mp4#t=12,20 --group video
       reelscan search films.collection "a dog catches a ball" --rerank --min-score 0.9 --json
+      reelscan search films.collection "a lorry" --where "camera = 'north' and start >= 3600"
     """
 
     collection: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COLLECTION")]
@@ -54,6 +55,9 @@ class Command:
     """With --group video: so many moments of each; None: all that were found."""
     one_per_video: bool = False
     """Only the best moment of each video."""
+    where: str | None = None
+    """Only segments that meet a condition on video, start, end, duration (seconds) or what
+    `reelscan index set` recorded: = != < <= > >= in like is null, and, or, not, parentheses."""
     no_join: bool = False
     """Show neighbouring segments as they are, rather than as one moment."""
     fold_duplicates: bool = False
@@ -86,6 +90,7 @@ def main(arguments: list[str]) -> int:
         join=not command.no_join,
         fold_duplicates=command.fold_duplicates,
         min_score=command.min_score,
+        where=command.where,
     )
     cache_bytes = bytes_of(command.token_cache)
     with Collection.open(command.collection, read_only=True) as collection:

@@ -244,3 +244,14 @@ def test_tokens_are_read_once(collection, tmp_path):
     searcher.search("red blue", rerank=True)
     assert encoder.clips_seen == 6
     cache.close()
+
+
+def test_a_condition_limits_what_is_found(collection):
+    with Collection.open(collection.path) as writer:
+        writer.edit_metadata(["red-blue.mp4"], {"camera": "north"})
+    searcher = Searcher(collection, ColourEncoder())
+    north = SearchOptions(where="camera = 'north' and start >= 2")
+    assert moments(searcher.search("a white wall", options=north)) == [("red-blue.mp4", 2.0)]
+    assert len(searcher.search_videos("a white wall", options=north)) == 1
+    with pytest.raises(ValueError, match="did you mean camera"):
+        searcher.search("a white wall", options=SearchOptions(where="camra = 'north'"))
