@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +26,6 @@ from reelscan.index.collection_stats import CollectionStats, collection_stats
 from reelscan.index.compactor import Compactor
 from reelscan.index.database import DATABASE_NAME, Database
 from reelscan.index.derived_file import IndexStamp, remembered_settings
-from reelscan.index.exact_search import BestSoFar
 from reelscan.index.index_build import OnProgress
 from reelscan.index.index_settings import IndexSettings
 from reelscan.index.layout_upgrade import bring_up_to_date
@@ -39,28 +38,16 @@ from reelscan.index.manifest import (
     write_manifest,
 )
 from reelscan.index.quarantine import QuarantinedVideo, write_quarantine_report
+from reelscan.index.segment_hits import SegmentHit, best_of_each_video, look_up
 from reelscan.index.segments import MetadataValue, NewSegment, Segment, SegmentStore
 from reelscan.index.stored_vectors import StoredVectors
 from reelscan.index.video_files import VideoFile
 from reelscan.index.where_sql import Filters
 from reelscan.index.writer_lock import CollectionBusy, WriterLock
 
+__all__ = ["Collection", "SegmentHit"]
 _LOG = logging.getLogger(__name__)
 _FREE_SHARE_WORTH_SHRINKING = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentHit:
-    """A segment found by a search."""
-
-    segment_id: int
-    video: str
-    """Relative to the videos' root."""
-    start_seconds: float
-    end_seconds: float
-    score: float
-    """Inner product of query and segment."""
-    metadata: Mapping[str, object]
 
 
 class Collection:
@@ -338,11 +325,11 @@ class Collection:
         while True:
             view = self._index.view()
             allowed = self._allowed(where, among)
-            hits = self._lookup(view.search(queries, top=wanted, among=allowed))
+            hits = look_up(self._store, view.search(queries, top=wanted, among=allowed))
             if hits is None:
                 continue
             if one_per_video:
-                hits = [_best_of_each_video(one) for one in hits]
+                hits = [best_of_each_video(one) for one in hits]
                 available = len(self) if allowed is None else len(allowed)
                 if wanted < available and any(len(one) < top for one in hits):
                     wanted *= 4
@@ -371,34 +358,23 @@ class Collection:
 
     def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
         """The vectors [N, E] of these segments, in their order; KeyError for one that is gone."""
-        rows = self._vectors.read(np.array(segment_ids, dtype=np.int64))
+        rows = self.vectors.read(np.array(segment_ids, dtype=np.int64))
         places = {one: place for place, one in enumerate(rows.segment_ids.tolist())}
         return rows.vectors[[places[one] for one in segment_ids]]
 
     def sample_vectors(self, count: int) -> NDArray[np.float32]:
         """The vectors [at most `count`, E] of segments spread over all, always the same ones."""
-        last = self._vectors.last_id()
+        last = self.vectors.last_id()
         wanted = np.unique(np.linspace(1, max(last, 1), count).astype(np.int64))
-        rows = self._vectors.read(wanted)
+        rows = self.vectors.read(wanted)
         if len(rows.segment_ids) == 0:
             # Nearly all are deleted, so what is left is little.
-            rows = self._vectors.read(self._vectors.segment_ids()[:count])
+            rows = self.vectors.read(self.vectors.segment_ids()[:count])
         return rows.vectors
 
     def frame_codes_of(self, segment_ids: Sequence[int]) -> dict[int, bytes]:
         """What is known of the frames of these segments (`frame_codes.py`)."""
         return self._store.frame_codes(segment_ids)
-
-    def _lookup(self, best: BestSoFar) -> list[list[SegmentHit]] | None:
-        """Hits for what the index found; None if a segment is gone since the index was read."""
-        wanted = np.unique(best.segment_ids[best.segment_ids >= 0]).tolist()
-        segments = self._store.segments_by_id(wanted)
-        if len(segments) < len(wanted):
-            return None
-        return [
-            [_hit(segments[one], score) for one, score in zip(ids, scores, strict=True) if one >= 0]
-            for ids, scores in zip(best.segment_ids.tolist(), best.scores.tolist(), strict=True)
-        ]
 
     def _repair(self, reason: str) -> bool:
         """Write the index file again, if this process may; says whether it did."""
@@ -421,21 +397,3 @@ class Collection:
         if manifest != self.manifest:
             write_manifest(self.path, manifest)
             self.manifest = manifest
-
-
-def _hit(segment: Segment, score: float) -> SegmentHit:
-    return SegmentHit(
-        segment_id=segment.segment_id,
-        video=segment.video,
-        start_seconds=segment.start_seconds,
-        end_seconds=segment.end_seconds,
-        score=score,
-        metadata=segment.metadata,
-    )
-
-
-def _best_of_each_video(hits: Sequence[SegmentHit]) -> list[SegmentHit]:
-    best: dict[str, SegmentHit] = {}
-    for hit in hits:
-        best.setdefault(hit.video, hit)
-    return list(best.values())

@@ -109,7 +109,8 @@ class Searcher:
 
         Raises:
             ValueError: the query or the collection is empty, `where` cannot be read, the encoder
-                cannot rerank, `min_score` without a calibration, or a video cannot be read (VideoError).
+                cannot rerank, `min_score` without a calibration, or a video cannot be read
+                (VideoError).
             FileNotFoundError: an example does not exist.
         """
         options = options or SearchOptions(rerank=rerank, rerank_candidates=rerank_candidates)
