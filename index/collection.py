@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from reelscan.index.manifest import (
 from reelscan.index.quarantine import QuarantinedVideo, write_quarantine_report
 from reelscan.index.segment_hits import SegmentHit, best_of_each_video, look_up
 from reelscan.index.segments import MetadataValue, NewSegment, Segment, SegmentStore
+from reelscan.index.stored_rows import StoredRows, stream_rows
 from reelscan.index.stored_vectors import StoredVectors
 from reelscan.index.video_files import VideoFile
 from reelscan.index.where_sql import Filters
@@ -358,19 +359,15 @@ class Collection:
 
     def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
         """The vectors [N, E] of these segments, in their order; KeyError for one that is gone."""
-        rows = self.vectors.read(np.array(segment_ids, dtype=np.int64))
-        places = {one: place for place, one in enumerate(rows.segment_ids.tolist())}
-        return rows.vectors[[places[one] for one in segment_ids]]
+        return self.vectors.in_order(segment_ids)
 
     def sample_vectors(self, count: int) -> NDArray[np.float32]:
         """The vectors [at most `count`, E] of segments spread over all, always the same ones."""
-        last = self.vectors.last_id()
-        wanted = np.unique(np.linspace(1, max(last, 1), count).astype(np.int64))
-        rows = self.vectors.read(wanted)
-        if len(rows.segment_ids) == 0:
-            # Nearly all are deleted, so what is left is little.
-            rows = self.vectors.read(self.vectors.segment_ids()[:count])
-        return rows.vectors
+        return self.vectors.sample(count)
+
+    def rows(self) -> Iterator[StoredRows]:
+        """Every segment with its vector in order of id, all of one moment."""
+        return stream_rows(self.vectors)
 
     def frame_codes_of(self, segment_ids: Sequence[int]) -> dict[int, bytes]:
         """What is known of the frames of these segments (`frame_codes.py`)."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from reelscan.index.windowing import Windowing, windowing_from_plain
 from reelscan.models.atomic_file import write_atomically
@@ -87,19 +87,24 @@ def read_manifest(folder: Path) -> Manifest:
         raise CollectionError(f"{path} is damaged ({error}); restore it from a copy") from error
     _check_format(path, content)
     try:
-        return Manifest(
-            fingerprint=str(content["fingerprint"]),
-            embed_dim=int(content["embed_dim"]),
-            videos_root=str(content["videos_root"]),
-            windowing=windowing_from_plain(content["windowing"]),
-            preprocessing=dict(content["preprocessing"]),
-            model_path=None if content["model_path"] is None else str(content["model_path"]),
-            vector_type=content.get("vector_type", "float32"),
-        )
+        return manifest_from_plain(content)
     except (KeyError, TypeError, ValueError) as error:
         raise CollectionError(
             f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy"
         ) from error
+
+
+def manifest_from_plain(content: Mapping[str, Any]) -> Manifest:
+    """From what json holds; raises KeyError, TypeError or ValueError if it is none."""
+    return Manifest(
+        fingerprint=str(content["fingerprint"]),
+        embed_dim=int(content["embed_dim"]),
+        videos_root=str(content["videos_root"]),
+        windowing=windowing_from_plain(content["windowing"]),
+        preprocessing=dict(content["preprocessing"]),
+        model_path=None if content["model_path"] is None else str(content["model_path"]),
+        vector_type=content.get("vector_type", "float32"),
+    )
 
 
 def _check_format(path: Path, content: object) -> None:

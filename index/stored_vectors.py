@@ -6,7 +6,7 @@ width.
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,20 @@ class StoredVectors:
         rows = self.database.rows("SELECT id FROM segments WHERE id > ? ORDER BY id", (after,))
         return np.fromiter((row[0] for row in rows), np.int64, count=len(rows))
 
-    def last_id(self) -> int:
-        """The highest id; 0 where there is none."""
-        return int(self.database.rows("SELECT coalesce(max(id), 0) FROM segments")[0][0])
+    def in_order(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The vectors [N, E] of these ids, in their order; KeyError for one that is gone."""
+        rows = self.read(np.array(segment_ids, dtype=np.int64))
+        places = {one: place for place, one in enumerate(rows.segment_ids.tolist())}
+        return rows.vectors[[places[one] for one in segment_ids]]
+
+    def sample(self, count: int) -> NDArray[np.float32]:
+        """The vectors [at most `count`, E] of ids spread over all, always the same ones."""
+        last = self.database.rows("SELECT coalesce(max(id), 0) FROM segments")[0][0]
+        rows = self.read(np.unique(np.linspace(1, max(last, 1), count).astype(np.int64)))
+        if len(rows.segment_ids) == 0:
+            # Nearly all are deleted, so what is left is little.
+            rows = self.read(self.segment_ids()[:count])
+        return rows.vectors
 
     def damaged(self) -> list[int]:
         """The ids of vectors that are not what was written."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from reelscan.models.encoder import VideoTextEncoder
+from reelscan.models.encoder import Encoder, VideoTextEncoder
 from reelscan.models.model_directory import load_model
+from reelscan.models.openclip_encoder import load_openclip_encoder
 from reelscan.models.pretrained import (
     PUBLISHED_FILE,
     PUBLISHED_REPOSITORY,
@@ -17,6 +18,7 @@ from reelscan.models.pretrained import (
 DEMO = "demo"
 DEMO_MODEL = Path("demo-run/pretrain/model")
 HUB = "hub:"
+OPEN_CLIP = "open_clip:"
 WAYS = (
     "give a model directory, a published weight file (.pth, .safetensors), hub:OWNER/NAME/FILE, "
     "or demo"
@@ -31,6 +33,31 @@ def choose_encoder(
 ) -> VideoTextEncoder:
     """The encoder that `name` means (see `choose_model`), on a device, ready to embed."""
     return load_model(choose_model(name, on_notice=on_notice), device=device)
+
+
+def choose_any_encoder(
+    name: str | Path,
+    *,
+    device: torch.device | str,
+    frames: int = 8,
+    on_notice: Callable[[str], None] | None = None,
+) -> Encoder:
+    """As `choose_encoder`; also "open_clip:MODEL:WEIGHTS", which looks at `frames` of a clip."""
+    if not isinstance(name, str) or not name.startswith(OPEN_CLIP):
+        return choose_encoder(name, device=device, on_notice=on_notice)
+    model, weights = check_open_clip(name)
+    return load_openclip_encoder(model, weights=weights, device=device, frames=frames)
+
+
+def check_open_clip(name: str) -> tuple[str, str]:
+    """The model and weights of "open_clip:MODEL:WEIGHTS"; raises ValueError if they are not."""
+    model, _, weights = name.removeprefix(OPEN_CLIP).partition(":")
+    if not model or not weights:
+        raise ValueError(
+            f"{name} should be {OPEN_CLIP}MODEL:WEIGHTS, such as "
+            f"{OPEN_CLIP}ViT-B-32:laion2b_s34b_b79k or {OPEN_CLIP}ViT-B-32:path/to/weights.pt"
+        )
+    return model, weights
 
 
 def choose_model(

@@ -9,7 +9,6 @@ import torch
 import tyro
 
 from reelscan.models.encoder import Encoder, MatchingEncoder, VideoTextEncoder
-from reelscan.models.openclip_encoder import load_openclip_encoder
 from reelscan.retrieval.benchmark import (
     BENCHMARKS,
     PUBLISHED_RERANK_TOP,
@@ -38,10 +37,15 @@ from reelscan.retrieval.evaluation_set import (
     read_benchmark_annotations,
 )
 from reelscan.retrieval.feature_cache import default_cache
-from reelscan.retrieval.model_choice import choose_encoder, choose_model
+from reelscan.retrieval.model_choice import (
+    OPEN_CLIP,
+    check_open_clip,
+    choose_any_encoder,
+    choose_encoder,
+    choose_model,
+)
 from reelscan.retrieval.order_pairs import read_pairs
 
-OPEN_CLIP = "open_clip:"
 _ANNOTATION_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 
@@ -347,15 +351,8 @@ def _loader(
     name: str | None, *, benchmark: Benchmark, device: torch.device
 ) -> Callable[[], Encoder]:
     if name is not None and name.startswith(OPEN_CLIP):
-        model, _, weights = name.removeprefix(OPEN_CLIP).partition(":")
-        if not model or not weights:
-            raise ValueError(
-                f"{name} should be {OPEN_CLIP}MODEL:WEIGHTS, such as "
-                f"{OPEN_CLIP}ViT-B-32:laion2b_s34b_b79k or {OPEN_CLIP}ViT-B-32:path/to/weights.pt"
-            )
-        return lambda: load_openclip_encoder(
-            model, weights=weights, device=device, frames=benchmark.frames
-        )
+        check_open_clip(name)
+        return lambda: choose_any_encoder(name, device=device, frames=benchmark.frames)
     return lambda: _fitted(choose_encoder(name, device=device, on_notice=notice), benchmark)
 
 

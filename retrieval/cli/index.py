@@ -12,6 +12,7 @@ from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_action, parse_arguments
 from reelscan.retrieval.cli.device import best_device
 from reelscan.retrieval.cli.index_actions import ACTIONS, run_action
+from reelscan.retrieval.cli.interchange_actions import INTERCHANGE_ACTIONS, run_interchange
 from reelscan.retrieval.cli.progress import StageProgress, notice
 from reelscan.retrieval.model_choice import choose_model
 
@@ -32,6 +33,8 @@ class Command:
       reelscan index check|stats|compact|rebuild COLLECTION
       reelscan index set COLLECTION "north/*" camera=north
       reelscan index forget COLLECTION "holiday/*"
+      reelscan index dedup COLLECTION
+      reelscan index export COLLECTION --to EMBEDDINGS; reelscan index import EMBEDDINGS --to COPY
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -61,6 +64,8 @@ class Command:
 
 def main(arguments: list[str]) -> int:
     """Embeds and prints what was done; 1 if a video was set aside in this run."""
+    if arguments and arguments[0] in INTERCHANGE_ACTIONS:
+        return run_interchange(parse_action(INTERCHANGE_ACTIONS, "index", arguments))
     if arguments and arguments[0] in ACTIONS:
         return run_action(parse_action(ACTIONS, "index", arguments))
     command = parse_arguments(Command, "index", arguments)

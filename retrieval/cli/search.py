@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from reelscan.index.collection import Collection
-from reelscan.models.model_directory import load_model
+from reelscan.models.encoder import VideoTextEncoder
 from reelscan.retrieval.calibration import load_calibration
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
 from reelscan.retrieval.cli.device import best_device
@@ -16,7 +16,7 @@ from reelscan.retrieval.cli.hits_text import hits_text, videos_text
 from reelscan.retrieval.cli.index_actions import bytes_of
 from reelscan.retrieval.cli.progress import notice
 from reelscan.retrieval.feature_cache import default_cache
-from reelscan.retrieval.model_choice import choose_model
+from reelscan.retrieval.model_choice import choose_any_encoder, choose_model
 from reelscan.retrieval.query import Query, parse_part
 from reelscan.retrieval.searcher import Searcher, SearchOptions
 from reelscan.retrieval.token_cache import TokenCache
@@ -71,8 +71,8 @@ class Command:
     token_cache: str = "1GiB"
     """Room for what --rerank has read, so that it is quick the next time; 0: keep nothing."""
     model: str | None = None
-    """Model directory, weight file, hub:OWNER/NAME/FILE, or demo; None: the model that the
-    collection was made with."""
+    """Model directory, weight file, hub:OWNER/NAME/FILE, demo, or open_clip:MODEL:WEIGHTS; None:
+    the model that the collection was made with."""
     device: str = "auto"
     """auto, cpu or cuda."""
     json: bool = False
@@ -94,9 +94,12 @@ def main(arguments: list[str]) -> int:
     )
     cache_bytes = bytes_of(command.token_cache)
     with Collection.open(command.collection, read_only=True) as collection:
-        model = choose_model(command.model or collection.model_path(), on_notice=notice)
-        encoder = load_model(model, device=best_device(command.device))
-        calibration = load_calibration(model, fingerprint=encoder.fingerprint)
+        model = command.model or collection.model_path()
+        encoder = choose_any_encoder(model, device=best_device(command.device), on_notice=notice)
+        calibration = None
+        if isinstance(encoder, VideoTextEncoder):
+            folder = choose_model(model, on_notice=notice)
+            calibration = load_calibration(folder, fingerprint=encoder.fingerprint)
         with token_cache(cache_bytes if command.rerank else 0) as cache:
             searcher = Searcher(collection, encoder, calibration=calibration, token_cache=cache)
             show(command, searcher, query, options)
