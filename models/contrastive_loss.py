@@ -1,4 +1,4 @@
-"""Contrastive loss of videos and texts (VTC), over the batch of one process or of all.
+"""Contrastive losses of videos and texts (VTC), over the batch of one process or of all.
 
 Similarity is cosine, averaged over the frames of a video, divided by the temperature. Samples
 with equal ids are each other's positives and share the target.
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reelscan.models.norm import at_least_float32
+
 
 def frame_similarity(
     video: Tensor,
@@ -23,7 +25,8 @@ def frame_similarity(
     """Cosine of each video [V, T, E] or [V, E] with each text [Q, E], over temperature: [V, Q].
 
     Neither needs unit length. The mean or maximum over frames is that of the cosines. Computed in
-    float32 also under autocast: division by a small temperature enlarges every rounding error.
+    float32 or wider also under autocast: division by a small temperature enlarges every rounding
+    error.
     """
     if video.ndim not in (2, 3) or text.ndim != 2 or video.shape[-1] != text.shape[-1]:
         raise ValueError(
@@ -33,8 +36,8 @@ def frame_similarity(
     if over_frames not in ("mean", "max"):
         raise ValueError(f"over_frames is {over_frames!r}; give 'mean' or 'max'")
     with torch.autocast(video.device.type, enabled=False):
-        frames = F.normalize(video.float(), dim=-1)
-        text = F.normalize(text.float(), dim=-1)
+        frames = F.normalize(at_least_float32(video), dim=-1)
+        text = F.normalize(at_least_float32(text), dim=-1)
         if frames.ndim == 2:
             return frames @ text.T / temperature
         if over_frames == "mean":
@@ -54,7 +57,7 @@ def contrastive_loss(
     row_offset: int = 0,
     gathered_gradient: Literal["true", "local_slice"] = "true",
 ) -> Tensor:
-    """Soft-target cross-entropy in both directions, averaged; a scalar in float32.
+    """Soft-target cross-entropy in both directions, averaged; a scalar in float32 or wider.
 
     video [B, T, E] or [B, E] and text [B, E] belong together row by row. ids: int64 [B], equal
     for samples that show the same thing; None: every sample is its own.
@@ -80,20 +83,57 @@ def contrastive_loss(
         raise ValueError(
             f"gathered_gradient is {gathered_gradient!r}; give 'true' or 'local_slice'"
         )
-    if ids is None or columns_ids is None:
-        own = torch.arange(row_offset, row_offset + len(video), device=text.device)
-        targets = F.one_hot(own, len(columns_text)).float()
-    else:
-        targets = contrastive_targets(ids, columns_ids)
     video_to_text = frame_similarity(video, columns_text, temperature=temperature)
     text_to_video = frame_similarity(columns_video, text, temperature=temperature).T
+    if ids is None or columns_ids is None:
+        targets = _own_column(len(video), len(columns_text), row_offset, text.device)
+    else:
+        targets = contrastive_targets(ids, columns_ids)
+    targets = targets.to(video_to_text.dtype)
     return (F.cross_entropy(video_to_text, targets) + F.cross_entropy(text_to_video, targets)) / 2
+
+
+def sigmoid_loss(
+    video: Tensor,
+    text: Tensor,
+    *,
+    temperature: Tensor | float,
+    bias: Tensor | float,
+    ids: Tensor | None = None,
+    all_text: Tensor | None = None,
+    all_ids: Tensor | None = None,
+    row_offset: int = 0,
+) -> Tensor:
+    """Every pair judged on its own, match or not; summed over texts, averaged over videos.
+
+    Shapes as in `contrastive_loss`. `bias` is added to similarity over temperature: well below 0
+    at first, for most pairs do not match. With several processes only texts are gathered, since
+    local videos meet all of them; the mean over processes is the loss of the whole batch. Samples
+    of equal ids match. Source: Zhai et al., 2023 (SigLIP).
+    """
+    if all_text is None and (row_offset or all_ids is not None):
+        raise ValueError("row_offset and all_ids belong to all_text; give it too, or none of them")
+    if all_text is not None and (all_ids is None) != (ids is None):
+        raise ValueError("give all_ids exactly if ids")
+    columns_text = text if all_text is None else all_text
+    logits = frame_similarity(video, columns_text, temperature=temperature) + bias
+    if ids is None:
+        matches = _own_column(len(video), len(columns_text), row_offset, text.device) > 0
+    else:
+        matches = ids[:, None] == (ids if all_ids is None else all_ids)[None, :]
+    return -F.logsigmoid(torch.where(matches, logits, -logits)).sum(1).mean()
 
 
 def contrastive_targets(ids: Tensor, columns_ids: Tensor) -> Tensor:
     """int64 [B] and [G] -> float32 [B, G]: each row shared evenly by the columns of its id."""
     positive = (ids[:, None] == columns_ids[None, :]).float()
     return positive / positive.sum(1, keepdim=True)
+
+
+def _own_column(rows: int, columns: int, offset: int, device: torch.device) -> Tensor:
+    """float32 [B, G]: 1 where a row meets itself."""
+    own = torch.arange(offset, offset + rows, device=device)
+    return F.one_hot(own, columns).float()
 
 
 def clamp_temperature_(

@@ -6,6 +6,7 @@ from reelscan.models.contrastive_loss import (
     contrastive_loss,
     contrastive_targets,
     frame_similarity,
+    sigmoid_loss,
 )
 from reelscan.models.masked_language_loss import (
     MaskedTokens,
@@ -41,5 +42,6 @@ __all__ = [
     "masked_language_loss",
     "matching_loss",
     "matching_pairs",
+    "sigmoid_loss",
     "uniform_negative_weights",
 ]

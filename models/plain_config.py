@@ -5,13 +5,16 @@ The way there is `dataclasses.asdict`.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 
 
 def from_plain(kind: type[Config], values: object, *, where: str) -> Config:
-    """Build a dataclass of numbers, strings, choices, tuples and further dataclasses.
+    """Build a dataclass of numbers, strings, paths, choices, tuples, mappings from strings, such
+    or None, and further dataclasses.
 
     `where` names the place in error messages. Absent fields take their default. Raises ValueError
     for unknown and missing fields, values of another type and what the dataclass refuses.
@@ -48,15 +51,18 @@ def _convert(value: object, kind: Any, *, where: str) -> object:
     if is_dataclass(kind):
         assert isinstance(kind, type)
         return from_plain(kind, value, where=where)
+    if get_origin(kind) in (Union, UnionType):
+        return _convert_choice(value, get_args(kind), where=where)
+    if get_origin(kind) is tuple:
+        return _convert_tuple(value, get_args(kind), where=where)
+    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+        part = get_args(kind)[1]
+        return {str(key): _convert(item, part, where=where) for key, item in value.items()}
     if get_origin(kind) is Literal:
         fits = isinstance(value, str) and value in get_args(kind)
         expected = "one of " + ", ".join(repr(choice) for choice in get_args(kind))
-    elif get_origin(kind) is tuple:
-        parts = get_args(kind)
-        if isinstance(value, list) and len(value) == len(parts):
-            pairs = zip(value, parts, strict=True)
-            return tuple(_convert(item, part, where=where) for item, part in pairs)
-        fits, expected = False, f"a list of {len(parts)} values"
+    elif kind is Path:
+        fits, expected = isinstance(value, str), "a path"
     elif kind is float:
         fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
     else:
@@ -64,4 +70,29 @@ def _convert(value: object, kind: Any, *, where: str) -> object:
         fits, expected = type(value) is kind, kind.__name__
     if not fits:
         raise ValueError(f"{where} is {value!r:.80}; give {expected}")
-    return float(value) if kind is float and isinstance(value, int) else value
+    return kind(value) if kind in (float, Path) else value
+
+
+def _convert_choice(value: object, kinds: tuple[Any, ...], *, where: str) -> object:
+    """The first kind that fits."""
+    if value is None and NoneType in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is not NoneType:
+            try:
+                return _convert(value, kind, where=where)
+            except ValueError as error:
+                errors.append(str(error))
+    raise ValueError(errors[0])
+
+
+def _convert_tuple(value: object, parts: tuple[Any, ...], *, where: str) -> object:
+    if isinstance(value, list):
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            parts = parts[:1] * len(value)
+        if len(value) == len(parts):
+            pairs = zip(value, parts, strict=True)
+            return tuple(_convert(item, part, where=where) for item, part in pairs)
+    expected = "a list" if parts[-1] is Ellipsis else f"a list of {len(parts)} values"
+    raise ValueError(f"{where} is {value!r:.80}; give {expected}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import tokenizers
 import torch
 from torch import Tensor
 
@@ -69,6 +68,9 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             ids[token] for token in SPECIAL_TOKENS
         )
+        # Only here: a training step on token ids does without the library.
+        import tokenizers
+
         self._pieces = tokenizers.Tokenizer(
             tokenizers.models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100)
         )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from reelscan.models.bert import BertConfig, BertForMaskedLM, bert_base
 from reelscan.models.checkpoint_names import TIED_NAMES, pretraining_name
 from reelscan.models.losses import clamp_temperature_
+from reelscan.models.norm import at_least_float32
 from reelscan.models.videomamba import VideoMamba, VisionOutput
 from reelscan.models.videomamba_config import (
     VideoMambaConfig,
@@ -105,12 +106,12 @@ class VideoTextModel(nn.Module):
 
     def project_vision(self, pooled: Tensor) -> Tensor:
         """Pooled vectors [B, T, C] -> float32 [B, T, E] of length 1."""
-        return F.normalize(self.vision_proj(pooled).float(), dim=-1)
+        return F.normalize(at_least_float32(self.vision_proj(pooled)), dim=-1)
 
     def project_text(self, text_hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states [B, L, C] -> float32 [B, E] of length 1."""
         vector = self.text_encoder.text_vector(text_hidden, attention_mask)
-        return F.normalize(self.text_proj(vector).float(), dim=-1)
+        return F.normalize(at_least_float32(self.text_proj(vector)), dim=-1)
 
     def embed_video(self, clips: Tensor) -> Tensor:
         """Clips [B, T, 3, H, W] -> float32 [B, T, E], each frame's vector of length 1."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # gloo beside NCCL: checkpoints are written from the CPU while the GPUs compute.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
         try:
             yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=chosen)
         finally:
@@ -69,18 +70,6 @@ def choose_device(device: str) -> torch.device:
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def averaging_gradients(module: nn.Module, processes: Processes) -> nn.Module:
-    """The module, wrapped so that backward leaves the mean gradient of all processes."""
-    if processes.count == 1:
-        return module
-    return nn.parallel.DistributedDataParallel(
-        module,
-        device_ids=[processes.device] if processes.device.type == "cuda" else None,
-        # Losses that are off, and images without temporal positions, leave weights unused.
-        find_unused_parameters=True,
-    )
 
 
 def gather_with_gradients(local: Tensor) -> Tensor:
@@ -127,6 +116,11 @@ def share_of_mean(count: Tensor) -> Tensor:
 def joined_rank() -> int:
     """Number of this process among the joined ones; 0 alone."""
     return dist.get_rank() if _is_joined() else 0
+
+
+def cpu_group() -> dist.ProcessGroup | None:
+    """A group of all processes of its own, for a thread beside training; None alone."""
+    return dist.new_group(backend="gloo") if _is_joined() else None
 
 
 def wait_for_all() -> None:

@@ -6,12 +6,18 @@ from typing import Literal
 from torch import Tensor
 
 from reelscan.models.bert_checkpoint import huggingface_bert_state
-from reelscan.models.model_directory import WEIGHTS_FILE
-from reelscan.models.video_text import VideoTextModel, load_published
+from reelscan.models.model_directory import WEIGHTS_FILE, load_model
+from reelscan.models.plain_config import from_plain
+from reelscan.models.video_text import VideoTextConfig, VideoTextModel, load_published
+from reelscan.models.videomamba import VideoMamba
 from reelscan.models.vision_checkpoint import fit_encoder_state
 from reelscan.models.weights import load_strict, load_weights
+from reelscan.pretrain.checkpoint import checkpoint_weights
+from reelscan.pretrain.checkpoint_files import is_checkpoint, read_state
 
 VISION_PREFIX = "vision_encoder."
+TRAINED_MODEL = "model."
+"""What `Objective` puts before the names of the model's parameters."""
 
 
 def load_initial_model(
@@ -23,7 +29,7 @@ def load_initial_model(
     lack what the first published stage lacks (the normalisation after pooling) and what depends on
     the teacher (the alignment decoders). Raises ValueError if they do not fit.
     """
-    state = load_weights(path / WEIGHTS_FILE if path.is_dir() else path)
+    state = _weights_at(path)
     if part == "vision_encoder":
         load_strict(
             model.vision_encoder,
@@ -51,6 +57,33 @@ def load_initial_text_encoder(model: VideoTextModel, path: Path) -> None:
             *(() if has_head else ("cls.*",)),
         ),
     )
+
+
+def load_smaller_encoder(path: Path) -> VideoMamba:
+    """The video encoder of a model directory, or of the run that a checkpoint belongs to."""
+    if is_checkpoint(path):
+        settings = read_state(path).settings.get("model")
+        config = from_plain(VideoTextConfig, settings, where=f"the model in {path}")
+        vision = VideoMamba(config.vision)
+        load_strict(vision, _vision_part(_weights_at(path)))
+        return vision
+    if not path.is_dir():
+        raise ValueError(
+            f"{path} is no folder; give a model directory or a checkpoint, which tell the sizes of "
+            "their encoder (`reelscan model convert` makes a model directory of a weight file)"
+        )
+    return load_model(path).model.vision_encoder
+
+
+def _weights_at(path: Path) -> dict[str, Tensor]:
+    """The video-text model's weights in a model directory, a checkpoint, or a weight file."""
+    if is_checkpoint(path):
+        return {
+            name.removeprefix(TRAINED_MODEL): tensor
+            for name, tensor in checkpoint_weights(path).items()
+            if name.startswith(TRAINED_MODEL)
+        }
+    return load_weights(path / WEIGHTS_FILE if path.is_dir() else path)
 
 
 def _vision_part(state: dict[str, Tensor]) -> dict[str, Tensor]:

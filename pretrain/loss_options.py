@@ -1,8 +1,9 @@
-"""How the four losses are computed, where the published system has a choice or a defect."""
+"""How the losses are computed, where the published system has a choice or a defect."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+ContrastiveLoss = Literal["softmax", "sigmoid"]
 AlignmentDistance = Literal["l2", "mse", "smooth_l1"]
 ContrastiveGradient = Literal["true", "local_slice"]
 NegativeChoice = Literal["hard", "random"]
@@ -18,6 +19,11 @@ class LossOptions:
     """l2 (2 - 2 cos, as published), or a mean over entries: mse, smooth_l1."""
     alignment_normalise: bool = True
     """Compare features of length 1, as published."""
+    contrastive: ContrastiveLoss = "softmax"
+    """softmax (as published): find the own caption among all, and the own clip. sigmoid: judge each
+    pair on its own (SigLIP)."""
+    sigmoid_bias: float = -10.0
+    """Where the learned bias of the sigmoid loss starts."""
     contrastive_gradient: ContrastiveGradient = "true"
     """true: averaging over processes gives the gradient of the global batch. local_slice (as
     published): the encoders get 1 / processes of it, the temperature all of it."""
@@ -35,6 +41,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (
+            ("contrastive", ContrastiveLoss),
             ("alignment_distance", AlignmentDistance),
             ("contrastive_gradient", ContrastiveGradient),
             ("negatives", NegativeChoice),
@@ -46,3 +53,8 @@ class LossOptions:
                     f"loss_options.{name} is {getattr(self, name)!r}; choose "
                     f"{' or '.join(get_args(allowed))}"
                 )
+        if self.contrastive == "sigmoid" and self.contrastive_gradient != "true":
+            raise ValueError(
+                "loss_options.contrastive is sigmoid, which was never published with another "
+                'gradient than the true one; set contrastive_gradient to "true"'
+            )

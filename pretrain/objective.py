@@ -1,13 +1,15 @@
-"""From a batch of clips and captions to the four losses, in one forward pass.
+"""From a batch of clips and captions to the losses, in one forward pass.
 
 Axes: B clips of this process, G clips of all processes, T frames, H x W pixels, N patch tokens,
 L caption tokens, C encoder width, E embedding width.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from reelscan.models.clip_vit import ClipVision, ClipVisionConfig, TeacherOutput
 from reelscan.models.losses import (
@@ -22,6 +24,7 @@ from reelscan.models.losses import (
     masked_language_loss,
     matching_loss,
     matching_pairs,
+    sigmoid_loss,
     uniform_negative_weights,
 )
 from reelscan.models.masked_language_loss import NOT_ASKED
@@ -35,8 +38,9 @@ from reelscan.models.masks import (
 )
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.video_text import VideoTextModel
-from reelscan.models.videomamba import VisionOutput
+from reelscan.models.videomamba import VideoMamba, VisionOutput
 from reelscan.models.videomamba_config import VideoMambaConfig
+from reelscan.pretrain.distillation import Distillation, visible_features
 from reelscan.pretrain.distributed import (
     gather,
     gather_with_gradients,
@@ -44,6 +48,13 @@ from reelscan.pretrain.distributed import (
     share_of_mean,
 )
 from reelscan.pretrain.loss_options import LossOptions
+from reelscan.pretrain.loss_parts import (
+    Embedded,
+    LossParts,
+    Reading,
+    SharedContrast,
+    WholeBatch,
+)
 from reelscan.pretrain.pretrain_config import LossWeights, MaskConfig
 
 POSITION_MASKS = {
@@ -80,22 +91,10 @@ class Draws:
     """The captions with tokens hidden."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossParts:
-    """Scalars, unweighted but for the total; 0 for a loss that is off."""
-
-    alignment: Tensor
-    contrastive: Tensor
-    matching: Tensor
-    masked_language: Tensor
-    total: Tensor
-    """Weighted sum; its mean over processes is what is minimised."""
-
-
 class Objective(nn.Module):
-    """A model with its teacher and losses, as one module so that DDP can wrap the whole step.
+    """A model with its teachers and losses, as one module so that DDP can wrap the whole step.
 
-    The teacher is frozen. Raises ValueError if its features do not fit the model's.
+    Teachers are frozen. Raises ValueError if their features do not fit the model's.
     """
 
     def __init__(
@@ -108,6 +107,8 @@ class Objective(nn.Module):
         mask: MaskConfig,
         options: LossOptions | None = None,
         masked_language_probability: float = 0.5,
+        smaller_encoder: VideoMamba | None = None,
+        recompute_fusion: bool = False,
     ) -> None:
         super().__init__()
         if teacher is not None:
@@ -115,44 +116,108 @@ class Objective(nn.Module):
             teacher.requires_grad_(False).eval()
         self.model = model
         self.teacher = teacher
+        self.distillation = Distillation(model.config.vision, smaller_encoder)
         self.tokenizer = tokenizer
         self.losses = losses
         self.mask = mask
         self.options = options or LossOptions()
         self.masked_language_probability = masked_language_probability
+        self.recompute_fusion = recompute_fusion
+        learns_bias = self.options.contrastive == "sigmoid" and losses.contrastive > 0
+        self.contrastive_bias = (
+            nn.Parameter(torch.tensor(self.options.sigmoid_bias)) if learns_bias else None
+        )
 
-    def forward(self, batch: TrainingBatch, draws: Draws | None = None) -> LossParts:
-        """The losses of this process's batch; see `LossParts`."""
-        draws = draws or Draws()
+    @property
+    def contrast_parameters(self) -> tuple[nn.Parameter, ...]:
+        """What the contrastive loss learns beside the encoders."""
+        bias = self.contrastive_bias
+        return (self.model.temp,) if bias is None else (self.model.temp, bias)
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters without the teachers'; those of `model` start with "model."."""
+        return (pair for pair in self.named_parameters() if pair[1].requires_grad)
+
+    def forward(
+        self,
+        batch: TrainingBatch,
+        draws: Draws | None = None,
+        whole: WholeBatch | None = None,
+    ) -> LossParts:
+        """The losses of this process's batch, or of a part of it; see `LossParts`."""
+        read = self._read(batch, draws or Draws())
+        zero = batch.clips.new_zeros(())
+        alignment = distillation = contrastive = reported = zero
+        if self.losses.alignment:
+            alignment = self._alignment(read.vision, read.taught, read.mask)
+        if self.losses.distillation:
+            distillation = self.distillation(batch.clips, read.vision, read.mask)
+        if self.losses.contrastive:
+            assert read.video is not None and read.text is not None
+            if whole is None:
+                contrastive = reported = self.contrast(read.video, read.text, batch.sample_ids)
+            else:
+                assert whole.contrast is not None
+                contrastive, reported = self._linearised(read, whole.contrast), whole.contrast.loss
+        matching = self._matching(batch, read, draws or Draws()) if self.losses.matching else zero
+        masked_language = zero
+        if self.losses.masked_language:
+            masked_language = self._masked_language(batch.text, read, whole)
+        return LossParts(
+            alignment=alignment.detach(),
+            contrastive=reported.detach(),
+            matching=matching.detach(),
+            masked_language=masked_language.detach(),
+            distillation=distillation.detach(),
+            total=self.losses.alignment * alignment
+            + self.losses.contrastive * contrastive
+            + self.losses.matching * matching
+            + self.losses.masked_language * masked_language
+            + self.losses.distillation * distillation,
+        )
+
+    def embed(self, batch: TrainingBatch) -> Embedded:
+        """The vectors that `forward` will compare, if torch's generators are in the same state."""
+        read = self._read(batch, Draws())
+        assert read.video is not None and read.text is not None, "the contrastive loss is on"
+        return Embedded(video=read.video, text=read.text)
+
+    def count_asked(self, text: TokenBatch) -> Tensor:
+        """Tokens that `forward` will ask for, if torch's generators are in the same state."""
+        return _asked(self._mask_tokens(text).labels)
+
+    def _read(self, batch: TrainingBatch, draws: Draws) -> Reading:
+        """Draws what is to be drawn, and runs both encoders."""
         self.model.clamp_temperature()
+        masked = None
+        if self.losses.masked_language:
+            # First, as `count_asked` draws nothing else.
+            masked = draws.masked_tokens or self._mask_tokens(batch.text)
         taught = self._teach(batch.clips)
         mask = draws.mask if draws.mask is not None else self._draw_mask(batch.clips, taught)
         each_frame = self.options.each_frame and self.mask.kind in ("none", "tube")
         vision = self.model.encode_vision(batch.clips, mask, keep_temporal=each_frame)
-        alignment = contrastive = matching = masked_language = batch.clips.new_zeros(())
-        if self.losses.alignment:
-            alignment = self._alignment(vision, taught, mask)
+        hidden = video = text = None
         if self.losses.contrastive or self.losses.matching:
-            contrastive, matching = self._pair_losses(vision, batch, draws)
-        if self.losses.masked_language:
-            masked_language = self._masked_language(vision, batch.text, draws)
-        return LossParts(
-            alignment=alignment.detach(),
-            contrastive=contrastive.detach(),
-            matching=matching.detach(),
-            masked_language=masked_language.detach(),
-            total=self.losses.alignment * alignment
-            + self.losses.contrastive * contrastive
-            + self.losses.matching * matching
-            + self.losses.masked_language * masked_language,
+            hidden = self.model.encode_text(batch.text.input_ids, batch.text.attention_mask)
+            video = self.model.project_vision(vision.pooled)
+            text = self.model.project_text(hidden, batch.text.attention_mask)
+        return Reading(
+            taught=taught,
+            mask=mask,
+            masked=masked,
+            vision=vision,
+            hidden=hidden,
+            video=video,
+            text=text,
         )
 
     def _teach(self, clips: Tensor) -> TeacherOutput | None:
-        """What the teacher sees, if anything depends on it."""
+        """What the teacher sees, if anything depends on it; in the teacher's own precision."""
         if self.teacher is None or not (self.losses.alignment or self.mask.kind == "attention"):
             return None
         with torch.no_grad():
-            output: TeacherOutput = self.teacher(clips)
+            output: TeacherOutput = self.teacher(clips.to(self.teacher.proj.dtype))
         return output
 
     def _draw_mask(self, clips: Tensor, taught: TeacherOutput | None) -> Tensor | None:
@@ -173,36 +238,27 @@ class Objective(nn.Module):
         self, vision: VisionOutput, taught: TeacherOutput | None, mask: Tensor | None
     ) -> Tensor:
         assert taught is not None and vision.alignment is not None, "checked in the configuration"
-        features = taught.features
-        if mask is not None:
-            layers, clips, _, width = features.shape
-            features = features[:, ~mask].view(layers, clips, -1, width)
         return alignment_loss(
             vision.alignment,
-            features,
+            visible_features(taught.features, mask),
             kind=self.options.alignment_distance,
             normalise=self.options.alignment_normalise,
         )
 
-    def _pair_losses(
-        self, vision: VisionOutput, batch: TrainingBatch, draws: Draws
-    ) -> tuple[Tensor, Tensor]:
-        """Contrastive and matching loss, of one reading of the captions."""
-        hidden = self.model.encode_text(batch.text.input_ids, batch.text.attention_mask)
-        video = self.model.project_vision(vision.pooled)
-        text = self.model.project_text(hidden, batch.text.attention_mask)
-        contrastive = matching = video.new_zeros(())
-        if self.losses.contrastive:
-            contrastive = self._contrastive(video, text, batch.sample_ids)
-        if self.losses.matching:
-            similarity = frame_similarity(
-                video.detach(), text.detach(), temperature=self.model.temp.detach()
-            )
-            matching = self._matching(vision, hidden, similarity, batch, draws)
-        return contrastive, matching
-
-    def _contrastive(self, video: Tensor, text: Tensor, sample_ids: Tensor) -> Tensor:
+    def contrast(self, video: Tensor, text: Tensor, sample_ids: Tensor) -> Tensor:
         """Rows of this process against columns of all: [B, T, E] and [B, E] -> scalar."""
+        own = joined_rank() * len(video)
+        if self.contrastive_bias is not None:
+            return sigmoid_loss(
+                video,
+                text,
+                temperature=self.model.temp,
+                bias=self.contrastive_bias,
+                ids=sample_ids,
+                all_text=gather_with_gradients(text),
+                all_ids=gather(sample_ids),
+                row_offset=own,
+            )
         gather_columns = (
             gather_with_gradients if self.options.contrastive_gradient == "true" else gather
         )
@@ -214,29 +270,42 @@ class Objective(nn.Module):
             all_video=gather_columns(video),
             all_text=gather_columns(text),
             all_ids=gather(sample_ids),
-            row_offset=joined_rank() * len(video),
+            row_offset=own,
             gathered_gradient=self.options.contrastive_gradient,
         )
 
-    def _matching(
-        self,
-        vision: VisionOutput,
-        hidden: Tensor,
-        similarity: Tensor,
-        batch: TrainingBatch,
-        draws: Draws,
-    ) -> Tensor:
-        """Own pairs against hard negatives; similarity [B, B] is videos by captions."""
+    def _linearised(self, read: Reading, contrast: SharedContrast) -> Tensor:
+        """A scalar with the gradients of the loss that was computed elsewhere."""
+        assert read.video is not None and read.text is not None
+        by_vectors = (read.video * contrast.video_gradient).sum()
+        by_vectors = by_vectors + (read.text * contrast.text_gradient).sum()
+        pairs = zip(self.contrast_parameters, contrast.parameter_gradients, strict=True)
+        return by_vectors + sum(parameter * gradient for parameter, gradient in pairs)
+
+    def _matching(self, batch: TrainingBatch, read: Reading, draws: Draws) -> Tensor:
+        """Own pairs against hard negatives, by the similarity [B, B] of videos and captions."""
+        assert read.video is not None and read.text is not None and read.hidden is not None
         ids = batch.sample_ids
+        similarity = frame_similarity(
+            read.video.detach(), read.text.detach(), temperature=self.model.temp.detach()
+        )
         videos = draws.video_negatives or self._draw_negatives(similarity.T, ids)
         texts = draws.text_negatives or self._draw_negatives(similarity, ids)
         pairs = matching_pairs(videos, texts)
-        logits = self.model.match(
-            hidden[pairs.text_rows],
+        logits = self._fused(
+            self.model.match,
+            read.hidden[pairs.text_rows],
             batch.text.attention_mask[pairs.text_rows],
-            vision.tokens[pairs.video_rows],
+            read.vision.tokens[pairs.video_rows],
         )
         return matching_loss(logits, pairs)
+
+    def _fused(self, read: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`read`, whose activations are kept for the backward pass or computed again in it."""
+        if self.recompute_fusion and torch.is_grad_enabled():
+            output: Tensor = checkpoint(read, *inputs, use_reentrant=False)
+            return output
+        return read(*inputs)
 
     def _draw_negatives(self, similarity: Tensor, ids: Tensor) -> Negatives:
         """A column for each row of [B, B]. Raises ValueError where the published way fails."""
@@ -252,9 +321,9 @@ class Objective(nn.Module):
             )
         return drawn
 
-    def _masked_language(self, vision: VisionOutput, text: TokenBatch, draws: Draws) -> Tensor:
+    def _mask_tokens(self, text: TokenBatch) -> MaskedTokens:
         tokenizer = self.tokenizer
-        masked = draws.masked_tokens or mask_tokens(
+        return mask_tokens(
             text.input_ids,
             pad_id=tokenizer.pad_id,
             cls_id=tokenizer.cls_id,
@@ -262,12 +331,23 @@ class Objective(nn.Module):
             vocab_size=tokenizer.vocab_size,
             probability=self.masked_language_probability,
         )
-        hidden = self.model.encode_text(masked.input_ids, text.attention_mask)
-        fused = self.model.fuse(hidden, text.attention_mask, vision.tokens)
-        loss = masked_language_loss(fused, masked.labels, head=self.model.predict_tokens)
+
+    def _masked_language(self, text: TokenBatch, read: Reading, whole: WholeBatch | None) -> Tensor:
+        assert read.masked is not None
+        hidden = self.model.encode_text(read.masked.input_ids, text.attention_mask)
+        fused = self._fused(self.model.fuse, hidden, text.attention_mask, read.vision.tokens)
+        labels = read.masked.labels
+        loss = masked_language_loss(fused, labels, head=self.model.predict_tokens)
         if self.options.masked_language_mean == "local":
             return loss
-        return loss * share_of_mean((masked.labels != NOT_ASKED).sum())
+        if whole is None:
+            return loss * share_of_mean(_asked(labels))
+        assert whole.asked is not None
+        return loss * _asked(labels) / whole.asked.clamp(min=1e-6)
+
+
+def _asked(labels: Tensor) -> Tensor:
+    return (labels != NOT_ASKED).sum().float()
 
 
 def check_teacher_fits(student: VideoMambaConfig, teacher: ClipVisionConfig) -> None:

@@ -4,6 +4,7 @@ from typing import TypedDict
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 STATE_SPACE_AND_EMBEDDING_NAMES = frozenset(
     {"A_log", "A_b_log", "D", "D_b", "temp", "cls_token", "pos_embed", "temporal_pos_embedding"}
@@ -45,6 +46,18 @@ def parameter_groups(
     ]
 
 
+def _by_kind(group: ParameterGroup) -> list[ParameterGroup]:
+    """Sharded parameters apart from replicated ones: no kernel takes both at once."""
+    sharded: list[tuple[str, nn.Parameter]] = []
+    whole: list[tuple[str, nn.Parameter]] = []
+    for pair in group["params"]:
+        (sharded if isinstance(pair[1], DTensor) else whole).append(pair)
+    return [
+        {"params": sharded, "weight_decay": group["weight_decay"]},
+        {"params": whole, "weight_decay": group["weight_decay"]},
+    ]
+
+
 def build_optimizer(
     model: nn.Module,
     *,
@@ -56,7 +69,7 @@ def build_optimizer(
     """Fused AdamW (one kernel on CPU and on GPU) over `parameter_groups`."""
     groups = parameter_groups(model, weight_decay=weight_decay, published_decay=published_decay)
     return torch.optim.AdamW(
-        [dict(group) for group in groups if group["params"]],
+        [dict(part) for group in groups for part in _by_kind(group) if part["params"]],
         lr=learning_rate,
         betas=betas,
         fused=True,

@@ -1,13 +1,14 @@
 """What a training run is made of: every setting, its unit, and what is allowed."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.pretrain.loss_options import LossOptions
 from reelscan.pretrain.published import published_options
+from reelscan.pretrain.step_options import GuardConfig, ParallelConfig
 
 MaskKind = Literal["none", "random", "tube", "clip_row", "frame_row", "attention"]
 MASK_KINDS: tuple[MaskKind, ...] = (
@@ -43,7 +44,7 @@ class MaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Factors of the four losses in their sum; 0 leaves a loss and its computation out."""
+    """Factors of the losses in their sum; 0 leaves a loss and its computation out."""
 
     alignment: float = 1.0
     """Follow the teacher's features, token by token. Needs a teacher."""
@@ -53,9 +54,11 @@ class LossWeights:
     """Judge whether clip and caption belong together, against hard negatives of this process."""
     masked_language: float = 1.0
     """Fill in hidden words of the caption from the clip."""
+    distillation: float = 0.0
+    """Follow the final features of a smaller video encoder. Needs smaller_encoder."""
 
     def __post_init__(self) -> None:
-        weights = (self.alignment, self.contrastive, self.matching, self.masked_language)
+        weights = tuple(getattr(self, field.name) for field in fields(self))
         if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights):
             raise ValueError(f"loss weights are {weights}; give numbers of at least 0")
         if not any(weights):
@@ -222,8 +225,6 @@ class RunConfig:
     """Steps between two lines of the metrics file."""
     tensorboard: bool = True
     """Write the metrics for TensorBoard as well."""
-    max_skipped_in_a_row: int = 20
-    """Steps in a row without a finite loss and gradient after which the run gives up."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -236,7 +237,7 @@ class RunConfig:
             raise ValueError(
                 f"scan is {self.scan!r}; choose auto, cuda, fused, chunked or mamba_ssm"
             )
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_in_a_row"):
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 
@@ -261,12 +262,19 @@ class PretrainConfig:
     """How the weights move."""
     run: RunConfig = field(default_factory=RunConfig)
     """Device, seed, and what is written when."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How a step is spread over processes and memory."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """When a step is skipped."""
     epochs: int | None = None
     """Length of the run in passes over the data; give this or steps."""
     steps: int | None = None
     """Length of the run in steps; give this or epochs."""
     teacher: Path | None = None
     """Weight file of the CLIP vision tower to align with (`clip_training.save_teacher`)."""
+    smaller_encoder: Path | None = None
+    """Model directory or checkpoint of a trained smaller model, whose video encoder
+    losses.distillation follows (self-distillation)."""
     initial_model: Path | None = None
     """Model directory, checkpoint or weight file to start from; none: random weights."""
     initial_part: Literal["everything", "vision_encoder"] = "everything"
@@ -300,11 +308,12 @@ class PretrainConfig:
             raise ValueError(
                 "losses.alignment is on, but model.vision.alignment_layers is 0; give 1 or more"
             )
-        if self.data.batch_size < 2 and (self.losses.contrastive or self.losses.matching):
+        if (self.losses.distillation > 0) != (self.smaller_encoder is not None):
             raise ValueError(
-                f"batch_size is {self.data.batch_size}, but contrastive and matching losses "
-                "compare clips with each other; give at least 2"
+                f"losses.distillation is {self.losses.distillation} and smaller_encoder is "
+                f"{self.smaller_encoder}; give both, or neither"
             )
+        self._check_batch()
         if not 0.0 < self.masked_language_probability <= 1.0:
             raise ValueError(
                 f"masked_language_probability is {self.masked_language_probability}; "
@@ -313,4 +322,30 @@ class PretrainConfig:
         if self.initial_part not in ("everything", "vision_encoder"):
             raise ValueError(
                 f"initial_part is {self.initial_part!r}; choose everything or vision_encoder"
+            )
+
+    def _check_batch(self) -> None:
+        size, parts = self.data.batch_size, self.parallel.accumulate
+        if self.run.precision == "bf16_weights" and (
+            parts > 1 or self.parallel.sharding == "fully_sharded"
+        ):
+            raise ValueError(
+                f"precision bf16_weights (as published) was made for whole batches on replicated "
+                f"weights, but parallel.accumulate is {parts} and parallel.sharding "
+                f"{self.parallel.sharding}; choose 1 and replicated, or precision bf16"
+            )
+        if size % parts:
+            raise ValueError(
+                f"data.batch_size is {size}, which parallel.accumulate = {parts} does not divide"
+            )
+        compares = self.losses.contrastive or self.losses.matching
+        if size < 2 and compares:
+            raise ValueError(
+                f"batch_size is {size}, but contrastive and matching losses "
+                "compare clips with each other; give at least 2"
+            )
+        if size // parts < 2 and self.losses.matching:
+            raise ValueError(
+                f"parallel.accumulate = {parts} leaves {size // parts} clip a part, but the "
+                "matching loss needs negatives in it; give a smaller number"
             )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reelscan.pretrain.objective import Draws, LossParts, Objective, TrainingBatch
+from reelscan.pretrain.loss_parts import LossParts, WholeBatch
+from reelscan.pretrain.objective import Draws, Objective, TrainingBatch
 
 
 class RoundedWeights(nn.Module):
@@ -23,7 +24,12 @@ class RoundedWeights(nn.Module):
         super().__init__()
         self.objective = objective
 
-    def forward(self, batch: TrainingBatch, draws: Draws | None = None) -> LossParts:
+    def forward(
+        self,
+        batch: TrainingBatch,
+        draws: Draws | None = None,
+        whole: WholeBatch | None = None,
+    ) -> LossParts:
         """See `Objective.forward`."""
         # The rounded copy is clamped too, but only this one is kept.
         self.objective.model.clamp_temperature()
@@ -32,5 +38,5 @@ class RoundedWeights(nn.Module):
             for name, parameter in self.objective.named_parameters()
         }
         batch = replace(batch, clips=batch.clips.to(torch.bfloat16))
-        parts: LossParts = functional_call(self.objective, rounded, (batch, draws))
+        parts: LossParts = functional_call(self.objective, rounded, (batch, draws, whole))
         return parts

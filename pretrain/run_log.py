@@ -26,13 +26,26 @@ class RunLog:
 
     def __init__(self, folder: Path, *, steps_done: int, tensorboard: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / METRICS_FILE
+        self._folder = folder
+        self._tensorboard = tensorboard
+        self._open(steps_done)
+
+    def _open(self, steps_done: int) -> None:
+        path = self._folder / METRICS_FILE
         keep_steps_before(path, steps_done)
+        self._next_step = steps_done
         self._file = path.open("a", encoding="utf-8")
-        self._writer = _summary_writer(folder, steps_done) if tensorboard else None
+        self._writer = _summary_writer(self._folder, steps_done) if self._tensorboard else None
+
+    def drop_from(self, step: int) -> None:
+        """Forgets the steps from this number on, if there are any: they are done again."""
+        if step < self._next_step:
+            self.close()
+            self._open(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one line `{"step": step, ...}` and hands it to the operating system at once."""
+        self._next_step = step + 1
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._writer is not None:

@@ -18,6 +18,8 @@ class Pace:
     """Of all processes together."""
     data_wait_fraction: float
     """Part of the time spent waiting for the next batch."""
+    flops_per_second: float
+    """Floating point operations, of all processes together, as far as they are counted."""
     seconds_left: float
     """Until the last step at this pace."""
 
@@ -31,7 +33,7 @@ class StepClock:
         self._clips_per_step = clips_per_step
         self._now = now
         self._last = now()
-        self._waited = self._seconds = self._steps = 0.0
+        self._waited = self._seconds = self._steps = self._flops = 0.0
         self._wait = 0.0
         self.waited_seconds = 0.0
         """Spent waiting for batches so far."""
@@ -48,16 +50,19 @@ class StepClock:
             self.waited_seconds += self._wait
             yield batch
 
-    def step_done(self, *, steps_left: int) -> Pace:
+    def step_done(self, *, steps_left: int, flops: float = 0.0) -> Pace:
+        """`flops`: of the step, in all processes."""
         now = self._now()
         keep = 1.0 - 1.0 / MEMORY_STEPS
         self._waited = keep * self._waited + self._wait
         self._seconds = keep * self._seconds + (now - self._last)
         self._steps = keep * self._steps + 1.0
+        self._flops = keep * self._flops + flops
         self._last = now
         seconds = max(self._seconds, 1e-9)
         return Pace(
             clips_per_second=self._clips_per_step * self._steps / seconds,
             data_wait_fraction=self._waited / seconds,
+            flops_per_second=self._flops / seconds,
             seconds_left=steps_left * seconds / self._steps,
         )

@@ -16,13 +16,10 @@ from reelscan.models.video_text import (
     video_text_tiny,
 )
 from reelscan.pretrain.pretrain_config import PretrainConfig
+from reelscan.pretrain.run_reports import PretrainReport, StepReport
 from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
-from reelscan.pretrain.train import (
-    PretrainReport,
-    StepReport,
-    TrainingDivergedError,
-    pretrain,
-)
+from reelscan.pretrain.train import TrainingDivergedError, pretrain
+from reelscan.retrieval.cli import pretrain_replay
 from reelscan.retrieval.cli.progress import StageProgress, duration_text
 
 RECIPES = {
@@ -32,16 +29,19 @@ RECIPES = {
 }
 SIZES = {"tiny": video_text_tiny, "small": video_text_small, "middle": video_text_middle}
 HELP = """usage: reelscan pretrain RECIPE[:SIZE] --out RUN --data.shards INDEX ... [options]
+       reelscan pretrain replay RUN/skipped/FILE.safetensors
 
-Trains one stage on WebDataset shards made by `reelscan shards write`.
+Trains one stage on WebDataset shards made by `reelscan shards write`; `replay` does a skipped step
+again, to see what was wrong with it.
 
 recipes:
 {recipes}
 sizes: tiny, small, middle (the default)
 
 Every setting of a recipe can be changed by an option: `reelscan pretrain RECIPE --help` lists
-them with their values. Ctrl-C writes a checkpoint; --resume goes on from the newest one. Several
-GPUs: torchrun --nproc-per-node 8 --no-python reelscan pretrain ...
+them with their values. Ctrl-C, SIGTERM and SIGUSR1 write a checkpoint and end with exit code 0;
+--resume goes on from the newest one, also on another number of GPUs (keep GPUs x batch-size).
+Several GPUs: torchrun --nproc-per-node 8 --no-python reelscan pretrain ...
 
 examples:
   reelscan pretrain video-only-masked --out run1 --data.shards k400.index.json --teacher CLIP
@@ -63,7 +63,9 @@ class Command:
 
 
 def main(arguments: list[str]) -> int:
-    """Trains; 130 if stopped before the end."""
+    """Trains; 0 also if stopped before the end, for the checkpoint is written."""
+    if arguments[:1] == ["replay"]:
+        return pretrain_replay.main(arguments[1:])
     if not arguments or arguments[0] in ("-h", "--help"):
         rows = [f"  {name:<20}{summary}" for name, summary in RECIPES.items()]
         print(HELP.format(recipes="\n".join(rows)))
@@ -85,7 +87,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if is_first_process():
         print(report_text(report))
-    return 130 if report.interrupted else 0
+    return 0
 
 
 def recipe_settings(wanted: str) -> PretrainConfig | None:
@@ -125,6 +127,8 @@ def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) ->
                 note += f", {step.data_wait_fraction:.0%} waiting for data"
             if step.skipped_steps:
                 note += f", {step.skipped_steps} steps skipped"
+            if step.roll_backs:
+                note += f", went back {step.roll_backs} x"
             bar.update(step.step, step.total_steps, note=note)
 
         return pretrain(config, out, resume=resume, on_step=show)
@@ -148,6 +152,8 @@ def report_text(report: PretrainReport) -> str:
             f"{report.unreadable_samples} samples could not be read and were left out: see "
             "unreadable-*.jsonl in the run's folder"
         )
+    if report.skipped_steps:
+        lines.append(f"{report.skipped_steps} steps were skipped: not finite, or a spike")
     if report.interrupted:
         lines.append(f"stopped; --resume goes on from {report.checkpoint}")
     else:

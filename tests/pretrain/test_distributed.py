@@ -1,15 +1,12 @@
-"""Real processes over loopback: torchrun's environment, gloo, 2 CPU processes."""
+"""Two processes against one with all of their data."""
 
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import run_two_processes
 
 from reelscan.pretrain.distributed import (
     choose_device,
@@ -21,36 +18,6 @@ from reelscan.pretrain.distributed import (
 from reelscan.pretrain.run_log import read_metrics
 
 STEP_SCRIPT = Path(__file__).parent / "two_process_step.py"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def run_two_processes(script: Path, *arguments: str) -> None:
-    """What `torchrun --nproc-per-node 2` sets up, without its launcher's start-up seconds."""
-    shared = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(outputs)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from reelscan.models.bert import BertConfig
 from reelscan.models.model_directory import save_model
@@ -12,7 +13,8 @@ from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
 from reelscan.models.videomamba_config import VideoMambaConfig
-from reelscan.pretrain.checkpoint import RunState, save_checkpoint
+from reelscan.pretrain.checkpoint import CheckpointWriter
+from reelscan.pretrain.checkpoint_files import RunState
 from reelscan.pretrain.initial_weights import load_initial_model, load_initial_text_encoder
 from reelscan.pretrain.optimizer import build_optimizer
 
@@ -60,10 +62,11 @@ def test_everything_is_taken_from_a_model_directory(tmp_path):
 
 def test_a_checkpoint_serves_as_well(tmp_path):
     saved = build(1)
-    optimizer = build_optimizer(saved, learning_rate=1.0)
-    path = save_checkpoint(
-        tmp_path, model=saved, optimizer=optimizer, state=RunState(step=1), keep_last=1
-    )
+    # What is trained beside the model, and its optimizer, are of no use here.
+    trained = nn.ModuleDict({"model": saved, "beside": nn.Linear(2, 2)})
+    optimizer = build_optimizer(trained, learning_rate=1.0)
+    with CheckpointWriter(tmp_path, keep_last=1) as checkpoints:
+        path = checkpoints.save(trained, optimizer, RunState(step=1))
     model = build(2)
     load_initial_model(model, path, part="everything")
     assert not differing(model, saved)

@@ -219,13 +219,13 @@ def test_a_step_keeps_or_rounds_the_state_space_parameters(published):
         processes=Processes(rank=0, count=1, device=torch.device("cpu")),
         total_steps=10,
     )
-    mixer = step.model.vision_encoder.layers[0].mixer
+    mixer = step.objective.model.vision_encoder.layers[0].mixer
     with torch.no_grad():
         mixer.A_log.fill_(0.12345678)
-        step.model.temp.fill_(0.0712345)
+        step.objective.model.temp.fill_(0.0712345)
     seen = []
     mixer.register_forward_pre_hook(lambda module, _given: seen.append(module.A_log.detach()))
-    outcome = step(batch(), 5, stop_requested=False)
+    outcome = step([batch()], 5, stop_requested=False)
     assert outcome.applied
     if published:
         assert isinstance(step._parallel, RoundedWeights)
@@ -233,7 +233,7 @@ def test_a_step_keeps_or_rounds_the_state_space_parameters(published):
     else:
         assert seen[0].dtype == torch.float32
         assert seen[0][0, 0].item() == pytest.approx(0.12345678, abs=1e-8)
-    parameters = dict(step.model.named_parameters())
+    parameters = dict(step.objective.model.named_parameters())
     for name in ("vision_encoder.layers.0.mixer.A_log", "vision_encoder.layers.0.mixer.D", "temp"):
         assert parameters[name].dtype == parameters[name].grad.dtype == torch.float32
         assert bool(parameters[name].grad.any()), name
@@ -270,13 +270,15 @@ def test_only_the_published_decay_pulls_at_state_matrices_embeddings_and_tempera
         total_steps=10,
     )
     with torch.no_grad():
-        for parameter in step.model.parameters():
+        for parameter in step.objective.model.parameters():
             parameter.fill_(0.25)
             parameter.grad = torch.zeros_like(parameter)
     step.optimizer.step()
     shrunk = {
-        name.rsplit(".", 1)[-1] for name, p in step.model.named_parameters() if p.max() < 0.25
+        name.rsplit(".", 1)[-1]
+        for name, p in step.objective.model.named_parameters()
+        if p.max() < 0.25
     }
     theirs = {"A_log", "A_b_log", "temp", "cls_token", "pos_embed", "temporal_pos_embedding"}
     assert shrunk == ({"weight"} | theirs if published else {"weight"})
-    assert step.model.vision_encoder.layers[0].mixer.D.max() == 0.25
+    assert step.objective.model.vision_encoder.layers[0].mixer.D.max() == 0.25

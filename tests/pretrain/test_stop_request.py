@@ -15,11 +15,19 @@ def test_the_first_signal_is_a_wish(number):
         assert stop()
 
 
-def test_the_second_ctrl_c_takes_its_usual_effect():
-    with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
+def test_a_ctrl_c_a_second_later_takes_its_usual_effect():
+    clock = iter([0.0, 1.5, 1.5])
+    with pytest.raises(KeyboardInterrupt), stop_requests(now=lambda: next(clock)) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_a_launcher_sends_after_the_terminal_is_the_same_wish():
+    with stop_requests() as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop()
 
 
 def test_handlers_are_put_back_even_after_an_error():

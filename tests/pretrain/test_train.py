@@ -17,6 +17,7 @@ from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.pretrain import objective
+from reelscan.pretrain.checkpoint_files import read_state
 from reelscan.pretrain.clip_training import save_teacher
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
@@ -27,8 +28,11 @@ from reelscan.pretrain.pretrain_config import (
     RunConfig,
 )
 from reelscan.pretrain.run_log import read_metrics
+from reelscan.pretrain.run_reports import StepReport
 from reelscan.pretrain.shard_loader import Batch
-from reelscan.pretrain.train import StepReport, TrainingDivergedError, pretrain
+from reelscan.pretrain.skipped_batch import read_skipped
+from reelscan.pretrain.step_options import GuardConfig, ParallelConfig
+from reelscan.pretrain.train import TrainingDivergedError, pretrain
 
 COLOURS = {
     "red": (200, 30, 30),
@@ -39,6 +43,8 @@ COLOURS = {
 PLACES = {"top": slice(0, 8), "bottom": slice(8, 16)}
 WORDS = ["a", "square", "at", "the", *COLOURS, *PLACES]
 BATCH = 4
+OFF = LossWeights(alignment=0.0, contrastive=0.0, matching=0.0, masked_language=0.0, distillation=1)
+NO_MASK = MaskConfig(kind="none")
 
 
 class MemorySource:
@@ -241,7 +247,7 @@ def test_other_settings_are_refused_on_resume_by_name(config, tmp_path):
         train(changed, tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_after_the_step_and_saves(config, tmp_path, number):
     usual = signal.getsignal(number)
 
@@ -285,9 +291,116 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(config, tmp_path, m
 
 def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(config, tmp_path, monkeypatch):
     spoil_contrastive(monkeypatch, range(1, 1000))
-    config = replace(config, run=replace(config.run, max_skipped_in_a_row=3))
+    config = replace(config, guard=GuardConfig(max_in_a_row=3, saved_batches=2))
     with pytest.raises(TrainingDivergedError, match=r"last 3 steps before step 4.*learning_rate"):
         train(config, tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run" / "skipped").iterdir())
+    assert names == [
+        f"step-0000000{step}-process-0.{kind}"
+        for step in (1, 2)
+        for kind in ("json", "safetensors")
+    ]
+
+
+def test_a_spike_is_skipped_and_its_batch_saved_for_a_look(config, tmp_path, monkeypatch):
+    healthy = objective.contrastive_loss
+    calls = iter(range(1000))
+
+    def contrastive(*arguments, **options):
+        return healthy(*arguments, **options) + 1000.0 * (next(calls) == 5)
+
+    monkeypatch.setattr(objective, "contrastive_loss", contrastive)
+    config = replace(config, guard=GuardConfig(memory_steps=4))
+    report = train(config, tmp_path / "run")
+    assert report.skipped_steps == 1
+    step, batches = read_skipped(
+        tmp_path / "run" / "skipped" / "step-00000005-process-0.safetensors"
+    )
+    assert step.losses["total"] > 1000 > step.highest_loss
+    expected = next(MemorySource().batches(5))
+    assert batches[0].captions == expected.captions
+    assert torch.equal(batches[0].clips_uint8, expected.clips_uint8)
+
+
+def test_a_run_that_diverges_goes_back_and_on_with_other_clips(config, tmp_path, monkeypatch):
+    spoil_contrastive(monkeypatch, range(4, 6))
+    config = replace(
+        config,
+        guard=GuardConfig(max_in_a_row=2, on_divergence="roll_back"),
+        run=replace(config.run, checkpoint_every=3),
+    )
+    steps = []
+    report = train(config, tmp_path / "run", on_step=lambda report: steps.append(report.step))
+    assert steps == [1, 2, 3, 4, 5, 6, 4, 5, 6, 7]
+    assert (report.steps, report.roll_backs, report.skipped_steps) == (7, 1, 2)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(7))
+    assert [row["roll_backs"] for row in rows] == [0, 0, 0, 1, 1, 1, 1]
+    state = read_state(report.checkpoint)
+    assert (state.step, state.position) == (7, 10)
+
+
+def test_roll_backs_come_to_an_end(config, tmp_path, monkeypatch):
+    spoil_contrastive(monkeypatch, range(3, 1000))
+    config = replace(
+        config,
+        guard=GuardConfig(max_in_a_row=1, on_divergence="roll_back", max_roll_backs=2),
+        run=replace(config.run, checkpoint_every=2),
+    )
+    with pytest.raises(TrainingDivergedError, match="after 2 roll-backs"):
+        train(config, tmp_path / "run")
+
+
+def test_parts_of_a_batch_train_and_resume_exactly(config, tmp_path):
+    config = replace(config, parallel=ParallelConfig(accumulate=2, recompute_fusion=True))
+    whole = train(config, tmp_path / "whole")
+    train(config, tmp_path / "parts", should_stop=stop_after(3))
+    rest = train(config, tmp_path / "parts", resume=True)
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    assert load_model(rest.model).fingerprint == load_model(whole.model).fingerprint
+
+
+def test_recomputing_changes_nothing(config, tmp_path):
+    vision = replace(config.model.vision, checkpointed_blocks=2)
+    frugal = replace(
+        config,
+        model=replace(config.model, vision=vision),
+        parallel=ParallelConfig(recompute_fusion=True),
+    )
+    train(config, tmp_path / "usual")
+    train(frugal, tmp_path / "frugal")
+    assert losses_of(tmp_path / "frugal") == losses_of(tmp_path / "usual")
+
+
+def test_a_larger_model_follows_a_smaller_one_and_not_the_reverse(config, tmp_path):
+    alone = replace(config, teacher=None, losses=LossWeights(alignment=0.0), mask=NO_MASK)
+    small = train(replace(alone, steps=2), tmp_path / "small")
+    vision = replace(config.model.vision, width=48)
+    text = replace(config.model.text, encoder_width=48)
+    larger = replace(
+        alone,
+        model=without_dropout(replace(config.model, vision=vision, text=text)),
+        losses=replace(OFF, distillation=1.0),
+        mask=MaskConfig(kind="random", ratio=0.5),
+        smaller_encoder=small.model,
+        steps=25,
+        optimizer=OptimizerConfig(learning_rate=2e-2),
+    )
+    train(larger, tmp_path / "large")
+    distances = [row["distillation"] for row in read_metrics(tmp_path / "large/metrics.jsonl")]
+    assert distances[-1] < 0.4 * distances[0]
+    from_checkpoint = replace(larger, smaller_encoder=small.checkpoint)
+    train(from_checkpoint, tmp_path / "again", should_stop=stop_after(2))
+    assert losses_of(tmp_path / "again") == losses_of(tmp_path / "large")[:2]
+
+
+def test_a_run_starts_from_another_runs_checkpoint(config, tmp_path):
+    first = train(replace(config, steps=3), tmp_path / "first")
+    slow = replace(config, optimizer=replace(config.optimizer, learning_rate=1e-12), steps=1)
+    second = train(replace(slow, initial_model=first.checkpoint), tmp_path / "second")
+    trained = load_model(first.model).model.state_dict()
+    for name, value in load_model(second.model).model.state_dict().items():
+        torch.testing.assert_close(value, trained[name], atol=1e-8, rtol=0)
 
 
 def test_the_video_only_stage_reads_no_captions_and_the_next_stage_starts_from_it(config, tmp_path):

@@ -19,7 +19,6 @@ from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.pretrain.distributed import (
-    averaging_gradients,
     gather,
     gather_with_gradients,
     joined_processes,
@@ -27,6 +26,7 @@ from reelscan.pretrain.distributed import (
 )
 from reelscan.pretrain.loss_options import LossOptions
 from reelscan.pretrain.objective import Draws, Objective, TrainingBatch
+from reelscan.pretrain.parallel import spread
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
     LossWeights,
@@ -138,7 +138,7 @@ def half_step(processes):
     """Half of the batch, gradients averaged by DDP."""
     step = build(LossWeights())
     start = 3 * processes.rank
-    shared = averaging_gradients(step, processes)  # alive until backward is done
+    shared = spread(step, processes, sharding="replicated")  # alive until backward is done
     total = shared(*rows(*whole_step(), start, start + 3)).total
     total.backward()
     return step, mean_over_processes(total)
@@ -168,7 +168,7 @@ def published_steps(processes):
         over_all = ours(batch, draws).total.detach()
     else:
         own = rows(batch, draws, 3 * processes.rank, 3 * processes.rank + 3)
-        shared = averaging_gradients(step, processes)
+        shared = spread(step, processes, sharding="replicated")
         shared(*own).total.backward()
         masked_language = mean_over_processes(words_only(*own).total)
         over_all = mean_over_processes(ours(*own).total)
