@@ -18,6 +18,7 @@ from reelscan.index.quarantine import QuarantinedVideo, quarantined_now
 from reelscan.index.segment_frames import read_segments
 from reelscan.index.segmenter import Segmenter, make_segmenter
 from reelscan.index.segments import NewSegment
+from reelscan.index.shards import Shard
 from reelscan.index.video_files import (
     VIDEO_EXTENSIONS,
     FolderListing,
@@ -100,6 +101,7 @@ def embed_folder(
     compare_content: bool = False,
     remove_missing: bool = False,
     retry_quarantined: bool = False,
+    shard: Shard | None = None,
     on_progress: Callable[[EmbedProgress], None] | None = None,
 ) -> EmbedReport:
     """Embed the videos below `folder` into the collection, which is made if it is not there.
@@ -111,7 +113,8 @@ def embed_folder(
     `window_seconds=None` makes each video one segment; `windowing`, in place of the two numbers,
     has the other ways to cut. Memory is bounded by `batch_size` and
     `workers` (decoding threads), not by the length of the videos. `model_path` is kept in the
-    collection, for searches that do not name a model.
+    collection, for searches that do not name a model. `shard` limits the run to its videos,
+    and leaves the index file to the collection that shards are merged into.
 
     Raises:
         FingerprintMismatch: the collection was made by another encoder.
@@ -127,8 +130,10 @@ def embed_folder(
     windowing = windowing or Windowing(window_seconds=window_seconds, stride_seconds=stride_seconds)
     cut = make_segmenter(encoder, windowing, batch_size=batch_size)
     root = Path(folder).resolve()
-    listing = list_videos(root)
-    with _open_or_create(encoder, root, Path(collection_path), windowing, listing) as collection:
+    everything = list_videos(root)
+    # A shard may be left without videos, where the folder has some.
+    listing = everything if shard is None else shard.of_listing(everything)
+    with _open_or_create(encoder, root, Path(collection_path), windowing, everything) as collection:
         _refuse_other_settings(collection, root, windowing)
         collection.lock()
         gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
@@ -144,7 +149,8 @@ def embed_folder(
             on_look=run.tell,
         )
         run.embed(plan, root, windowing, workers=workers)
-        collection.write_derived_files()
+        if shard is None:
+            collection.write_derived_files()
     return EmbedReport(
         embedded=run.embedded,
         unchanged=plan.unchanged,

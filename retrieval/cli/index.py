@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from reelscan.index.embed import EmbedProgress, EmbedReport, embed_folder
+from reelscan.index.shards import mark_finished, mark_unfinished, parse_shard
 from reelscan.index.windowing import Windowing
 from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_action, parse_arguments
@@ -28,6 +29,8 @@ class Command:
       reelscan index ~/films --to films.collection --model demo-run/pretrain/model
       reelscan index ~/films --to films.collection --model my-model --window-seconds 4
       reelscan index ~/films --to films.collection --segments shots --window-seconds 20
+      reelscan index ~/films --to films.shards --shard 3/8
+      reelscan index merge films.shards --to films.collection
 
     Looking after a collection (each with --help; a folder of such a name is given as ./check):
       reelscan index check|stats|compact|rebuild COLLECTION
@@ -46,6 +49,9 @@ class Command:
     left in this folder; None: the published 25M video-text model, fetched once."""
     cut: Windowing = field(default_factory=Windowing)
     """How videos are cut into segments."""
+    shard: str | None = None
+    """3/8: only the third of eight shards, into its own part of the folder --to; `reelscan index
+    merge` makes one collection of all. Each machine or array job does one."""
     batch_size: int = 8
     """Segments embedded at once."""
     workers: int = 2
@@ -72,6 +78,9 @@ def main(arguments: list[str]) -> int:
     device = best_device(command.device)
     model = choose_model(command.model, on_notice=notice)
     encoder = load_model(model, device=device)
+    shard = None if command.shard is None else parse_shard(command.shard)
+    to = command.to if shard is None else shard.path(command.to)
+    mark_unfinished(to)
     with StageProgress("embedding", unit="videos") as bar:
 
         def show(progress: EmbedProgress) -> None:
@@ -81,7 +90,7 @@ def main(arguments: list[str]) -> int:
         report = embed_folder(
             encoder,
             command.folder,
-            command.to,
+            to,
             model_path=model,
             windowing=command.cut,
             batch_size=command.batch_size,
@@ -89,9 +98,12 @@ def main(arguments: list[str]) -> int:
             compare_content=command.compare_content,
             remove_missing=command.remove_missing,
             retry_quarantined=command.retry_quarantined,
+            shard=shard,
             on_progress=show,
         )
-    print(as_json(report) if command.json else report_text(report, command.to))
+    if shard is not None:
+        mark_finished(to, shard)
+    print(as_json(report) if command.json else report_text(report, to))
     return 1 if report.quarantined else 0
 
 

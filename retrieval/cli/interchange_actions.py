@@ -1,4 +1,4 @@
-"""`reelscan index export|import|dedup`: embeddings out and in, and copies among the videos."""
+"""`reelscan index export|import|merge|dedup`: embeddings out and in, copies among the videos."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from reelscan.index.duplicates import Duplicate, find_duplicates, set_duplicates
 from reelscan.index.export import ExportFormat, export_rows
 from reelscan.index.import_rows import Embeddings, find_embeddings, import_embeddings
 from reelscan.index.manifest import MANIFEST_NAME, Manifest
+from reelscan.index.shards import find_shards, merge_shards, shared_manifest
 from reelscan.index.windowing import Windowing
 from reelscan.retrieval.cli.arguments import as_json
 from reelscan.retrieval.cli.progress import StageProgress, notice
@@ -89,7 +90,31 @@ class Dedup:
     """Print json."""
 
 
-INTERCHANGE_ACTIONS: dict[str, type[Any]] = {"export": Export, "import": Import, "dedup": Dedup}
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Makes one collection of the shards that `reelscan index --shard` wrote, or adds them to one.
+
+    Each video is stored once, however often this is run. Stopped with Ctrl-C, it goes on when run
+    again.
+
+    Examples:
+      reelscan index merge films.shards --to films.collection
+    """
+
+    shards: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SHARDS")]
+    """The folder of shards."""
+    to: Path
+    """The collection; made if it is not there."""
+    unfinished: bool = False
+    """Take what there is, although shards are missing or not finished."""
+
+
+INTERCHANGE_ACTIONS: dict[str, type[Any]] = {
+    "export": Export,
+    "import": Import,
+    "dedup": Dedup,
+    "merge": Merge,
+}
 
 
 def run_interchange(command: Any) -> int:
@@ -101,7 +126,27 @@ def run_interchange(command: Any) -> int:
             print(import_into(command))
         case Dedup():
             print(dedup(command))
+        case Merge():
+            print(merge(command))
     return 0
+
+
+def merge(command: Merge) -> str:
+    shards = find_shards(command.shards, unfinished=command.unfinished)
+    manifest = shared_manifest(shards)
+    if (command.to / MANIFEST_NAME).exists():
+        target = Collection.open(command.to, fingerprint=manifest.fingerprint, on_notice=notice)
+    else:
+        target = Collection.create(command.to, manifest=manifest, on_notice=notice)
+    with target as collection, StageProgress("merging", unit="segments") as bar:
+        report = merge_shards(shards, collection, on_progress=bar.update)
+        collection.write_derived_files()
+        total = len(collection)
+    return (
+        f"{command.to}: {report.videos} videos merged ({report.segments} segments) of "
+        f"{len(shards)} shards, {report.unchanged} unchanged, {report.quarantined} set aside; "
+        f"{total} segments now"
+    )
 
 
 def export(command: Export) -> str:
@@ -122,7 +167,7 @@ def export(command: Export) -> str:
 def import_into(command: Import) -> str:
     embeddings = find_embeddings(command.embeddings)
     with (
-        target(command, embeddings) as collection,
+        target_of(command, embeddings) as collection,
         StageProgress("importing", unit="segments", total=embeddings.rows) as bar,
     ):
         report = import_embeddings(
@@ -135,7 +180,7 @@ def import_into(command: Import) -> str:
     )
 
 
-def target(command: Import, embeddings: Embeddings) -> Collection:
+def target_of(command: Import, embeddings: Embeddings) -> Collection:
     """The collection to import into, new or there; raises ValueError if it is another model's."""
     manifest = embeddings.manifest
     if manifest is None or command.model is not None:

@@ -63,8 +63,22 @@ def test_copies_are_found_and_set_aside(demo_root: Path, tmp_path, run) -> None:
     assert "12 unchanged" in run("index", videos, "--to", collection, "--model", model).out
 
 
-@pytest.mark.parametrize("action", ["export", "import", "dedup"])
+@pytest.mark.parametrize("action", ["export", "import", "merge", "dedup"])
 def test_help_has_examples(action: str, run) -> None:
     outcome = run("index", action, "--help")
     assert outcome.code == 0
     assert f"\n  reelscan index {action}" in outcome.out
+
+
+def test_shards_become_one_collection(demo_root: Path, tmp_path, run) -> None:
+    videos, model = demo_root / "corpus" / "test", demo_root / "pretrain" / "model"
+    words = ("index", videos, "--to", tmp_path / "shards", "--model", model, "--shard")
+    assert run(*words, "1/2").code == 0
+    early = run("index", "merge", tmp_path / "shards", "--to", tmp_path / "c")
+    assert early.code == 1 and "missing: 2" in early.err
+    assert run(*words, "2/2").code == 0
+    outcome = run("index", "merge", tmp_path / "shards", "--to", tmp_path / "c")
+    assert outcome.code == 0, outcome.err
+    assert "12 videos merged (12 segments) of 2 shards" in outcome.out
+    assert "12 unchanged" in run("index", "merge", tmp_path / "shards", "--to", tmp_path / "c").out
+    assert run("search", tmp_path / "c", "a red circle").code == 0
