@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -121,6 +122,20 @@ def joined_rank() -> int:
 def cpu_group() -> dist.ProcessGroup | None:
     """A group of all processes of its own, for a thread beside training; None alone."""
     return dist.new_group(backend="gloo") if _is_joined() else None
+
+
+class WaitingRoom:
+    """Where processes wait for the first one, however long it takes."""
+
+    def __init__(self) -> None:
+        self._group = (
+            dist.new_group(backend="gloo", timeout=timedelta(days=7)) if _is_joined() else None
+        )
+
+    def wait(self) -> None:
+        """Returns once every process is here."""
+        if self._group is not None:
+            dist.barrier(self._group)
 
 
 def wait_for_all() -> None:

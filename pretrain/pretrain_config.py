@@ -225,6 +225,10 @@ class RunConfig:
     """Steps between two lines of the metrics file."""
     tensorboard: bool = True
     """Write the metrics for TensorBoard as well."""
+    wandb: str | None = None
+    """Project at Weights & Biases to send the metrics to as well; needs wandb."""
+    held_out_every: int = 1000
+    """Steps between two measurements on held-out videos, if there are any (--held-out)."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -237,7 +241,7 @@ class RunConfig:
             raise ValueError(
                 f"scan is {self.scan!r}; choose auto, cuda, fused, chunked or mamba_ssm"
             )
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every"):
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "held_out_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 

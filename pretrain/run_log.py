@@ -1,4 +1,5 @@
-"""What a run measured: one JSON line a logged step, and the same for TensorBoard.
+"""What a run measured: one JSON line a logged step, and the same for TensorBoard and, if wanted,
+Weights & Biases.
 
 After a kill the file may hold steps beyond the checkpoint that training resumes from, and a torn
 last line: both are dropped on resume, so that no step appears twice.
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from reelscan.models.atomic_file import write_atomically
+from reelscan.pretrain.wandb_run import WandbRun
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,15 +21,20 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class RunLog:
-    """Appends metrics to `folder/metrics.jsonl` and, if asked, to `folder/tensorboard/`.
+    """Appends metrics to `folder/metrics.jsonl` and, if asked, to `folder/tensorboard/` and to the
+    project `wandb`.
 
     `steps_done` is the number of steps kept from earlier parts of the run (0 for a new one).
+    Raises ImportError if wandb is wanted but not installed.
     """
 
-    def __init__(self, folder: Path, *, steps_done: int, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, *, steps_done: int, tensorboard: bool, wandb: str | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._tensorboard = tensorboard
+        self._wandb = None if wandb is None else WandbRun(wandb, folder)
         self._open(steps_done)
 
     def _open(self, steps_done: int) -> None:
@@ -40,7 +47,7 @@ class RunLog:
     def drop_from(self, step: int) -> None:
         """Forgets the steps from this number on, if there are any: they are done again."""
         if step < self._next_step:
-            self.close()
+            self._close_files()
             self._open(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -51,8 +58,15 @@ class RunLog:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, values)
 
     def close(self) -> None:
+        self._close_files()
+        if self._wandb is not None:
+            self._wandb.close()
+
+    def _close_files(self) -> None:
         self._file.close()
         if self._writer is not None:
             self._writer.close()

@@ -32,7 +32,9 @@ FREE_TO_CHANGE = frozenset(
         "run.keep_checkpoints",
         "run.log_every",
         "run.scan",
+        "run.held_out_every",
         "run.tensorboard",
+        "run.wandb",
     }
 )
 """Settings that do not decide what is learned once a run has begun."""
@@ -52,7 +54,7 @@ def plain_settings(config: PretrainConfig, *, processes: int) -> dict[str, objec
 
 def check_same_settings(stored: Mapping[str, object], current: Mapping[str, object]) -> None:
     """Raises ValueError that lists what a resumed run would do differently."""
-    before, now = _flat(stored), _flat(current)
+    before, now = flat_settings(stored), flat_settings(current)
     changes = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -70,11 +72,12 @@ def _plain(value: object) -> str:
     return value.name
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flat_settings(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """{"data.batch_size": 64, ...}"""
     flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flat_settings(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat

@@ -50,6 +50,10 @@ class StepClock:
             self.waited_seconds += self._wait
             yield batch
 
+    def forget_pause(self) -> None:
+        """The time since the last step was not spent on training."""
+        self._last = self._now()
+
     def step_done(self, *, steps_left: int, flops: float = 0.0) -> Pace:
         """`flops`: of the step, in all processes."""
         now = self._now()

@@ -1,9 +1,10 @@
-"""The training loop: shards in; checkpoints, metrics and a model directory out.
+"""The training loop: shards in; checkpoints, metrics, a report and a model directory out.
 
     OUT/settings.json                                    what the run was given
     OUT/checkpoints/step-N/                              what it can be resumed from
     OUT/skipped/                                         batches of steps that were skipped
     OUT/metrics.jsonl, OUT/tensorboard/, OUT/losses.png  how it went
+    OUT/report.html                                      the same for people
     OUT/unreadable-RANK.jsonl                            what a process could not read, and why
     OUT/model/                                           the trained model, once finished
 
@@ -13,10 +14,12 @@ the number of batches taken, and a resumed run does what an uninterrupted one wo
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import torch
 
 from reelscan.models.atomic_file import write_atomically
 from reelscan.models.flops import encoder_flops, peak_flops
@@ -29,12 +32,19 @@ from reelscan.pretrain.checkpoint_files import (
     newest_checkpoint,
     read_state,
 )
-from reelscan.pretrain.distributed import Processes, joined_processes, wait_for_all
+from reelscan.pretrain.distributed import (
+    Processes,
+    WaitingRoom,
+    joined_processes,
+    wait_for_all,
+)
+from reelscan.pretrain.held_out import HeldOut, measure_held_out
 from reelscan.pretrain.loss_guard import highest_loss, remember
 from reelscan.pretrain.loss_plot import has_losses, plot_losses
 from reelscan.pretrain.parallel import whole_model
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_log import METRICS_FILE, RunLog
+from reelscan.pretrain.run_report import write_report
 from reelscan.pretrain.run_reports import PretrainReport, StepReport, metrics_of, step_report
 from reelscan.pretrain.run_settings import check_same_settings, plain_settings
 from reelscan.pretrain.run_setup import set_up
@@ -46,7 +56,7 @@ from reelscan.pretrain.train_step import StepOutcome, TrainStep
 from reelscan.pretrain.training_data import ClipSource, open_shards
 
 CHECKPOINTS, MODEL, SKIPPED, SETTINGS = "checkpoints", "model", "skipped", "settings.json"
-LOSS_PLOT = "losses.png"
+LOSS_PLOT, REPORT = "losses.png", "report.html"
 UNREADABLE = "unreadable-{rank}.jsonl"
 
 
@@ -62,12 +72,14 @@ def pretrain(
     on_step: Callable[[StepReport], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     source: ClipSource | None = None,
+    held_out: HeldOut | None = None,
 ) -> PretrainReport:
     """Trains one stage; under torchrun in all processes together.
 
     `resume` goes on from the newest checkpoint in `out_dir`, if there is one. `should_stop` is
     asked after each step; without it, Ctrl-C, SIGTERM and SIGUSR1 stop the run. Either way a
-    checkpoint is written first. `source` stands in for the configured shards.
+    checkpoint is written first. `source` stands in for the configured shards. `held_out` measures
+    the model every `run.held_out_every` steps and at the end, in the first process; give it in all.
 
     Raises ValueError for what does not fit together and for settings that differ from those of the
     run to be resumed, and `TrainingDivergedError`. Sets the seed of torch's global generators.
@@ -81,7 +93,7 @@ def pretrain(
         if source is None:
             skip_list = Path(out_dir) / UNREADABLE.format(rank=processes.rank)
             source = open_shards(config, processes, skip_list=skip_list)
-        run = _Run(config, Path(out_dir), processes, source)
+        run = _Run(config, Path(out_dir), processes, source, held_out)
         report = run.train(resume=resume, on_step=on_step, should_stop=stop)
         wait_for_all()
     return report
@@ -91,12 +103,18 @@ class _Run:
     """The parts of a run, and its loop."""
 
     def __init__(
-        self, config: PretrainConfig, out_dir: Path, processes: Processes, source: ClipSource
+        self,
+        config: PretrainConfig,
+        out_dir: Path,
+        processes: Processes,
+        source: ClipSource,
+        held_out: HeldOut | None,
     ) -> None:
         self.config = config
         self.out_dir = out_dir
         self.processes = processes
         self.source = source
+        self.held_out = held_out
         self.total_steps = config.steps or source.steps_in(config.epochs or 0)
         self.settings = plain_settings(config, processes=processes.count)
         self.setup = set_up(config, processes.device)
@@ -106,6 +124,7 @@ class _Run:
         )
         self.clips_per_step = config.data.batch_size * processes.count
         self.clock = StepClock(clips_per_step=self.clips_per_step)
+        self.waiting_room = WaitingRoom()
         self.saved_step: int | None = None
         self.checkpoint_is_due = False
 
@@ -126,8 +145,9 @@ class _Run:
             self._open_log(state.step) as log,
         ):
             for outcome, state, pace in self._steps(start, should_stop, checkpoints):
+                measured = self._measure_held_out(state)
                 if log is not None:
-                    self._log(log, outcome, state, pace)
+                    self._log(log, outcome, state, pace, measured)
                 if on_step is not None and self.processes.is_first:
                     on_step(step_report(outcome, state, pace, total_steps=self.total_steps))
                 if self._is_due(state.step, self.config.run.checkpoint_every):
@@ -137,7 +157,7 @@ class _Run:
                     self._save_checkpoint(checkpoints, state)
             self._save_checkpoint(checkpoints, state)
         interrupted = state.step < self.total_steps
-        self._finish(interrupted=interrupted)
+        self._finish(state, interrupted=interrupted)
         return PretrainReport(
             steps=state.step,
             total_steps=self.total_steps,
@@ -284,16 +304,36 @@ class _Run:
     def _open_log(self, steps_done: int) -> AbstractContextManager[RunLog | None]:
         if not self.processes.is_first:
             return nullcontext()
-        return RunLog(self.out_dir, steps_done=steps_done, tensorboard=self.config.run.tensorboard)
+        return RunLog(
+            self.out_dir,
+            steps_done=steps_done,
+            tensorboard=self.config.run.tensorboard,
+            wandb=self.config.run.wandb,
+        )
 
-    def _log(self, log: RunLog, outcome: StepOutcome, state: RunState, pace: Pace) -> None:
+    def _measure_held_out(self, state: RunState) -> dict[str, float]:
+        if self.held_out is None or not self._is_due(state.step, self.config.run.held_out_every):
+            return {}
+        measured = measure_held_out(self.setup, self.held_out if self.processes.is_first else None)
+        self.waiting_room.wait()
+        self.clock.forget_pause()
+        return measured
+
+    def _log(
+        self,
+        log: RunLog,
+        outcome: StepOutcome,
+        state: RunState,
+        pace: Pace,
+        measured: Mapping[str, float],
+    ) -> None:
         """A line of a step that is due; after a roll-back in place of what was undone."""
         log.drop_from(state.step - 1)
-        if self._is_due(state.step, self.config.run.log_every):
+        if measured or self._is_due(state.step, self.config.run.log_every):
             peak = peak_flops(self.processes.device)
             mfu = pace.flops_per_second / (peak * self.processes.count) if peak else None
             line = metrics_of(outcome, state, pace, mfu=mfu, device=self.processes.device)
-            log.write(state.step - 1, line)
+            log.write(state.step - 1, {**line, **measured})
 
     def _save_checkpoint(self, checkpoints: CheckpointWriter, state: RunState) -> None:
         if state.step != self.saved_step:
@@ -301,7 +341,7 @@ class _Run:
             self.saved_step = state.step
         self.checkpoint_is_due = False
 
-    def _finish(self, *, interrupted: bool) -> None:
+    def _finish(self, state: RunState, *, interrupted: bool) -> None:
         if not interrupted:
             model = whole_model(self.objective)
         if not self.processes.is_first:
@@ -311,6 +351,26 @@ class _Run:
         metrics = self.out_dir / METRICS_FILE
         if has_losses(metrics):
             plot_losses(metrics, self.out_dir / LOSS_PLOT)
+            write_report(
+                metrics,
+                self.out_dir / REPORT,
+                title=f"pretraining: {self.out_dir.resolve().name}",
+                facts=self._facts(state),
+                settings=self.settings,
+            )
+
+    def _facts(self, state: RunState) -> dict[str, object]:
+        cuda = self.processes.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.processes.device) if cuda else "CPU"
+        return {
+            "steps": f"{state.step} of {self.total_steps}",
+            "clips a step": self.clips_per_step,
+            "clips seen": state.step * self.clips_per_step,
+            "steps skipped": state.skipped_steps,
+            "roll-backs": state.roll_backs,
+            "samples unreadable": self.source.unreadable_samples,
+            "processes": f"{self.processes.count} x {name}",
+        }
 
 
 def _divergence_message(state: RunState, skipped: int) -> str:

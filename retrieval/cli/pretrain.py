@@ -9,18 +9,22 @@ from typing import Annotated
 
 import tyro
 
+from reelscan.models.encoder import VideoTextEncoder
 from reelscan.models.video_text import (
     VideoTextConfig,
     video_text_middle,
     video_text_small,
     video_text_tiny,
 )
+from reelscan.pretrain.annotations import read_annotations
+from reelscan.pretrain.held_out import HeldOut
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_reports import PretrainReport, StepReport
 from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
-from reelscan.pretrain.train import TrainingDivergedError, pretrain
+from reelscan.pretrain.train import REPORT, TrainingDivergedError, pretrain
 from reelscan.retrieval.cli import pretrain_replay
 from reelscan.retrieval.cli.progress import StageProgress, duration_text
+from reelscan.retrieval.evaluate import evaluate
 
 RECIPES = {
     "video-only-masked": "first stage: the encoder learns to see like a CLIP teacher",
@@ -58,6 +62,11 @@ class Command:
     """Folder of the run: checkpoints, metrics, and at the end the model."""
     settings: Annotated[PretrainConfig, tyro.conf.arg(name="")]
     """The recipe's settings."""
+    held_out: Path | None = None
+    """Annotation file (as for `reelscan evaluate`) of videos that are not trained on: their
+    zero-shot recall is measured every run.held-out-every steps and at the end."""
+    held_out_videos: Path | None = None
+    """Folder that its videos' paths are relative to; none: that of the annotation file."""
     resume: bool = False
     """Go on from the newest checkpoint in --out, if there is one."""
 
@@ -81,7 +90,13 @@ def main(arguments: list[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     try:
-        report = run_stage("pretraining", command.settings, command.out, resume=command.resume)
+        report = run_stage(
+            "pretraining",
+            command.settings,
+            command.out,
+            resume=command.resume,
+            held_out=held_out_recall(command.held_out, videos=command.held_out_videos),
+        )
     except TrainingDivergedError as error:
         print(f"reelscan pretrain: {error}", file=sys.stderr)
         return 1
@@ -115,10 +130,17 @@ def recipe_of(name: str, model: VideoTextConfig) -> PretrainConfig:
             return unmasked(shards=shards, model=model)
 
 
-def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) -> PretrainReport:
+def run_stage(
+    label: str,
+    config: PretrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    held_out: HeldOut | None = None,
+) -> PretrainReport:
     """Trains with a progress bar, under torchrun in the first process."""
     if not is_first_process():
-        return pretrain(config, out, resume=resume)
+        return pretrain(config, out, resume=resume, held_out=held_out)
     with StageProgress(label, unit="steps") as bar:
 
         def show(step: StepReport) -> None:
@@ -131,7 +153,29 @@ def run_stage(label: str, config: PretrainConfig, out: Path, *, resume: bool) ->
                 note += f", went back {step.roll_backs} x"
             bar.update(step.step, step.total_steps, note=note)
 
-        return pretrain(config, out, resume=resume, on_step=show)
+        return pretrain(config, out, resume=resume, on_step=show, held_out=held_out)
+
+
+def held_out_recall(annotations: Path | None, *, videos: Path | None) -> HeldOut | None:
+    """Zero-shot recalls in percent, by embedding alone; none without annotations."""
+    if annotations is None:
+        return None
+    root = videos or annotations.parent
+    # Read now: a mistake in it should not come out after a thousand steps.
+    read_annotations(annotations, root=root)
+
+    def measure(encoder: VideoTextEncoder) -> dict[str, float]:
+        report = evaluate(encoder, annotations, video_root=root, leave_out_broken=True).embedding
+        return {
+            f"{short}_recall_at_{rank}": getattr(metrics, f"recall_at_{rank}")
+            for short, metrics in (
+                ("text_to_video", report.text_to_video),
+                ("video_to_text", report.video_to_text),
+            )
+            for rank in (1, 5, 10)
+        }
+
+    return measure
 
 
 def is_first_process() -> bool:
@@ -154,6 +198,7 @@ def report_text(report: PretrainReport) -> str:
         )
     if report.skipped_steps:
         lines.append(f"{report.skipped_steps} steps were skipped: not finite, or a spike")
+    lines.append(f"report: {report.checkpoint.parent.parent / REPORT}")
     if report.interrupted:
         lines.append(f"stopped; --resume goes on from {report.checkpoint}")
     else:

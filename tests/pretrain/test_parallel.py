@@ -83,6 +83,7 @@ def test_a_sharded_run_learns_what_one_process_learns_and_leaves_a_whole_model(r
     for mine, theirs in zip(together, alone, strict=True):
         assert mine["contrastive"] == pytest.approx(theirs["contrastive"], rel=1e-3)
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2)
+    assert together[-1]["held_out_norm"] == pytest.approx(1.0, abs=1e-5)
     weights = [
         load_file(results / f"run-{count}" / "model" / "model.safetensors") for count in (1, 2)
     ]

@@ -1,4 +1,8 @@
 import json
+import sys
+from types import SimpleNamespace
+
+import pytest
 
 from reelscan.pretrain.run_log import METRICS_FILE, RunLog, read_metrics
 
@@ -41,3 +45,50 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("total")] == [(0, 2.0), (7, 1.5)]
+
+
+class FakeWandb(SimpleNamespace):
+    """What of wandb is used, remembered."""
+
+    def __init__(self):
+        self.started, self.logged, self.ended = [], [], 0
+        self.util = SimpleNamespace(generate_id=lambda: "abc123")
+
+    def init(self, **options):
+        self.started.append(options)
+        return self
+
+    def define_metric(self, name, *, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.ended += 1
+
+
+def test_wandb_gets_the_same_numbers_and_the_same_run_on_resume(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (0, 1):
+        with RunLog(tmp_path, steps_done=step, tensorboard=False, wandb="films") as log:
+            log.write(step, {"total": 2.0 - step})
+    assert fake.logged == [{"step": 0, "total": 2.0}, {"step": 1, "total": 1.0}]
+    assert [(each["project"], each["id"]) for each in fake.started] == [("films", "abc123")] * 2
+    assert fake.ended == 2
+
+
+def test_wandb_that_is_wanted_but_missing_is_named_with_its_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        RunLog(tmp_path, steps_done=0, tensorboard=False, wandb="films")
+
+
+def test_steps_that_are_done_again_replace_the_earlier_ones(tmp_path):
+    with RunLog(tmp_path, steps_done=0, tensorboard=False) as log:
+        for step, total in ((0, 1.0), (1, 2.0), (2, 3.0), (1, 4.0)):
+            log.drop_from(step)
+            log.write(step, {"total": total})
+    rows = read_metrics(tmp_path / METRICS_FILE)
+    assert [(row["step"], row["total"]) for row in rows] == [(0, 1.0), (1, 4.0)]

@@ -181,6 +181,7 @@ def test_a_run_learns_and_leaves_a_usable_model(config, tmp_path):
     rows = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == [24, 49, 74, 99, 119]
     assert (out / "losses.png").stat().st_size > 5_000
+    assert {"gradient_norm_text_encoder", "temperature", "data_wait_fraction"} <= rows[-1].keys()
     assert json.loads((out / "settings.json").read_text())["steps"] == 120
 
     encoder = load_model(report.model)
@@ -259,6 +260,27 @@ def test_a_signal_stops_after_the_step_and_saves(config, tmp_path, number):
     assert report.interrupted and report.steps == 3
     assert report.checkpoint.name == "step-00000003" and report.checkpoint.is_dir()
     assert signal.getsignal(number) is usual
+
+
+def test_held_out_clips_are_measured_without_a_trace_in_training(config, tmp_path):
+    seen = []
+
+    def measure(encoder):
+        torch.rand(1)
+        seen.append(encoder.fingerprint)
+        return {"recall_at_1": float(len(seen))}
+
+    config = replace(config, run=replace(config.run, held_out_every=3, log_every=2))
+    train(config, tmp_path / "plain")
+    report = train(config, tmp_path / "measured", held_out=measure)
+    rows = read_metrics(tmp_path / "measured" / "metrics.jsonl")
+    recalls = {row["step"]: row.get("held_out_recall_at_1") for row in rows}
+    assert recalls == {1: None, 2: 1.0, 3: None, 5: 2.0, 6: 3.0}
+    assert len(set(seen)) == 3 and seen[-1] == load_model(report.model).fingerprint
+    plain = read_metrics(tmp_path / "plain" / "metrics.jsonl")
+    assert [row["total"] for row in plain] == [row["total"] for row in rows if row["step"] != 2]
+    assert "held-out videos" not in (tmp_path / "plain" / "report.html").read_text()
+    assert (tmp_path / "measured" / "report.html").stat().st_size > 100_000
 
 
 def spoil_contrastive(monkeypatch, bad_calls: range) -> None:

@@ -210,7 +210,14 @@ def sharded_run(folder, processes):
     )
     assert (part.steps, part.interrupted) == (2, True)
     wait_for_all()
-    report = pretrain(settings, folder / f"run-{processes.count}", source=source, resume=True)
+
+    def measure(encoder):
+        assert processes.is_first
+        return {"norm": float(encoder.encode_text(["w1 w2"]).norm())}
+
+    report = pretrain(
+        settings, folder / f"run-{processes.count}", source=source, resume=True, held_out=measure
+    )
     assert report.steps == 4 and report.model.is_dir()
 
 
