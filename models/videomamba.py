@@ -5,16 +5,16 @@ masked, C model width, E alignment width, K alignment layers.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from reelscan.models.alignment_decoder import AlignmentDecoder
-from reelscan.models.drop_path import DropPath
-from reelscan.models.mixer import BidirectionalMixer
-from reelscan.models.norm import LayerNorm, RMSNorm, add_and_norm, at_least_float32
+from reelscan.models.blocks import Block, Blocks, make_norm
+from reelscan.models.norm import at_least_float32
 from reelscan.models.patch_embedding import PatchEmbedding
 from reelscan.models.pooling import pool_tokens
 from reelscan.models.positions import SHORT_AXIS_BASE, sincos_grid, sincos_table
@@ -63,33 +63,6 @@ class VisionOutput:
     """[K, B, 1 + N_vis, E], class token first, not L2-normalised; None without such layers."""
 
 
-class Block(nn.Module):
-    """Adds what the block before made to the stream, and mixes the normalised sum.
-
-    The sum waits for the next block, so that adding and normalising take one pass over memory.
-    """
-
-    def __init__(self, config: VideoMambaConfig, *, drop_path_rate: float) -> None:
-        super().__init__()
-        self.mixer = BidirectionalMixer(
-            config.width,
-            state_size=config.state_size,
-            conv_width=config.conv_width,
-            expand=config.expand,
-        )
-        self.norm = _norm(config)
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(
-        self, stream: Tensor, added: Tensor | None, scale: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The stream before this block [B, L, C] in float32 or wider, what is to be added to it
-        [B, L, C], and that clip by clip times what [B], None meaning one."""
-        stream, normed = add_and_norm(stream, added, scale, self.norm)
-        mixed = self.mixer(normed)
-        return stream, mixed, self.drop_path.scale(mixed)
-
-
 POSITION_AMPLITUDE = 0.7
 """Of sin-cos starts: about the strength of the embedded patches."""
 
@@ -111,7 +84,9 @@ class VideoMamba(nn.Module):
         rates = [config.drop_path_rate * index / last for index in range(config.depth)]
         rates[-1] = config.drop_path_rate  # also of a single block, as published
         self.layers = nn.ModuleList(Block(config, drop_path_rate=rate) for rate in rates)
-        self.norm = _norm(config)
+        self.norm = make_norm(config)
+        self._blocks = _Unowned(Blocks(config, self.layers, self.norm))
+        self._replay: Callable[..., tuple[Tensor, ...]] | None = None
         self.pool_norm = nn.LayerNorm(config.width, eps=1e-5)
         self.clip_decoder = nn.ModuleList(
             AlignmentDecoder(config.width, config.alignment_width)
@@ -149,28 +124,28 @@ class VideoMamba(nn.Module):
             tokens = self._frames(clips) * (self.pos_embed.shape[1] - 1)
             _check_mask(mask, clips=clips.shape[0], tokens=tokens)
         stream = self._embed(clips, mask)
-        added: Tensor | None = None
-        scale: Tensor | None = None
-        aligned = []
-        for index, layer in enumerate(self.layers):
-            if index < self.config.checkpointed_blocks and torch.is_grad_enabled():
-                stream, added, scale = checkpoint(layer, stream, added, scale, use_reentrant=False)
-            else:
-                stream, added, scale = layer(stream, added, scale)
-            if index in self.config.aligned_blocks:
-                aligned.append(self._alignment_stream(index, stream, added, scale))
-        _, normalised = add_and_norm(stream, added, scale, self.norm)
+        blocks = self._blocks.module
+        scales = blocks.draw_scales(stream.shape[0], stream.device)
+        inputs = (stream,) if scales is None else (stream, scales)
+        run = (
+            blocks if self._replay is None or not stream.is_cuda else partial(self._replay, blocks)
+        )
+        normalised, *aligned = run(*inputs)
         return VisionFeatures(tokens=normalised, aligned=tuple(aligned))
 
-    def _alignment_stream(
-        self, index: int, stream: Tensor, added: Tensor | None, scale: Tensor | None
-    ) -> Tensor:
-        """Of the last layer the stream itself, of the others the normalised one: as published."""
-        last = index == self.config.depth - 1
-        if last and self.config.last_alignment_before_mixer:
-            return stream
-        after, normalised = add_and_norm(stream, added, scale, self.norm)
-        return after if last else normalised
+    def use_cuda_graphs(self, wanted: bool = True) -> None:
+        """Let the blocks run as CUDA graphs from the second pass of a shape on, on a GPU.
+
+        For batches of one shape that are so small, or hosts so slow, that the GPU waits for
+        launches. Each of up to four kinds of pass (shape, with or without gradients) then holds
+        its memory for good.
+        """
+        self._replay = None
+        if wanted:
+            # Only here, for it is of use beside a GPU alone.
+            from reelscan.models.cuda.replay import Replay
+
+            self._replay = Replay()
 
     def _embed(self, clips: Tensor, mask: Tensor | None) -> Tensor:
         """The stream [B, 1 + N_vis, C] that enters the first block."""
@@ -237,10 +212,11 @@ class VideoMamba(nn.Module):
             self.temporal_pos_embedding[0] = POSITION_AMPLITUDE * times
 
 
-def _norm(config: VideoMambaConfig) -> RMSNorm | LayerNorm:
-    if config.norm == "rms":
-        return RMSNorm(config.width, epsilon=config.norm_epsilon)
-    return LayerNorm(config.width, eps=config.norm_epsilon)
+@dataclass(frozen=True)
+class _Unowned:
+    """A module whose parts belong to another, and so must not be found as a part itself."""
+
+    module: Blocks
 
 
 def _visible_rows(table: Tensor, visible: Tensor | None) -> Tensor:

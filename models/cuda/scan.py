@@ -49,7 +49,7 @@ FORWARD = KernelSource(
     + """
     const element* z; long long z_group; long long z_clip; long long z_row; const element* other;
     const float* start; element* y; float* last; float* checkpoints; int checkpoint_tiles;
-    int* meetings;
+    int* meetings; float* handed;
     """,
     headers=("tiles.cuh",),
 )
@@ -91,7 +91,7 @@ def run_forward(
     where given. With `meets` two opposite groups write their sum to y [1, B, L, D], in one launch;
     that wants a plan of one chunk.
     """
-    groups, clips, length, channels, _ = inputs.sizes
+    groups, clips, length, channels, states = inputs.sizes
     scanned = groups if group is None else 1
     plan = plan or forward_plan(inputs, groups=scanned)
     lane_macros = _lane_macros(plan)
@@ -107,6 +107,7 @@ def run_forward(
         ("ADDED", int(other is not None)),
         ("WRITES", int(outputs.y is not None)),
         ("MEETS", int(meets)),
+        ("SLICED", int(meets and plan.slices > 1)),
         ("CHECKPOINT", CHECKPOINT_STEPS if outputs.checkpoints is not None else 0),
     )
     z_strides = (0, 0, 0) if z is None else z.stride()[:3]
@@ -123,11 +124,21 @@ def run_forward(
         "checkpoints": outputs.checkpoints,
         "checkpoint_tiles": _checkpoint_tiles(length),
         "meetings": None,
+        "handed": None,
     }
     blocks = scanned * clips * plan.chunks * -(-channels // plan.channels)
     if meets:
         assert groups == 2 and plan.chunks == 1
-        values["meetings"] = torch.zeros(blocks, dtype=torch.int32, device=inputs.u.device)
+        device = inputs.u.device
+        values["meetings"] = torch.zeros(2 * blocks + 1, dtype=torch.int32, device=device)
+        if plan.slices > 1:
+            steps = -(-length // plan.slices // TILE_STEPS) * TILE_STEPS
+            slices = -(-length // steps)
+            values |= {"chunks": slices, "chunk_steps": steps}
+            values["handed"] = torch.empty(
+                groups, clips, channels, padded_states(states), dtype=torch.float32, device=device
+            )
+            blocks = min(blocks * slices, plan.resident * inputs.multiprocessors())
     load_kernel(FORWARD, macros, inputs.u.device).launch(
         values,
         blocks=blocks,
@@ -193,6 +204,7 @@ def run_backward(
         ("WARPS", plan.warps),
         ("PER", plan.per_thread),
         ("STEPS", CHECKPOINT_STEPS),
+        ("PARTS", plan.parts),
         ("RESIDENT", plan.resident),
         ("FMA_EXPONENTIALS", plan.fma_exponentials),
     )
@@ -361,6 +373,6 @@ def _checkpoint_tiles(length: int) -> int:
 def _backward_shared_bytes(plan: BackwardPlan, padded: int) -> int:
     """The size of `Shared` in scan_backward.cu."""
     threads, steps = 32 * plan.warps, CHECKPOINT_STEPS
-    states = steps * plan.per_thread * threads * padded // 4
+    states = steps // plan.parts * plan.per_thread * threads * padded // 4
     tile = steps * (3 * plan.channels + 2 * padded + plan.warps * 2 * padded)
     return 4 * (states + tile)

@@ -1,6 +1,7 @@
 // The selective scan, backward. Walks a chunk of the sequence from its end in tiles of STEPS steps:
 // the states within a tile are computed again from the one that entered it (`checkpoints`, which
-// scan_forward writes) and wait in shared memory for the way back. A channel is held by four
+// scan_forward writes) and wait in shared memory for the way back, in PARTS: the last steps first, for
+// less memory and more blocks at a time, at the price of computing the first ones again. A channel is held by four
 // neighbouring threads, each thread holds OWN states of PER channels; sums over states cross four
 // lanes, sums over channels (the gradients of B and C) the other eight, then the warps of the block.
 // What remains to be summed over blocks is written apart, so that every run gives the same bits.
@@ -20,10 +21,12 @@
 #define STATE_FOURS (PADDED / 4)
 #define STATE_LOADS ((2 * STEPS * STATE_FOURS + THREADS - 1) / THREADS)
 
+#define PART_STEPS (STEPS / PARTS)
+
 static_assert(STEPS % ROWS_AT_ONCE == 0, "each thread brings whole fours of a tile");
 
 struct alignas(16) Shared {
-    float states[STEPS * PER * THREADS * OWN];
+    float states[PART_STEPS * PER * THREADS * OWN];
     float2 inputs[STEPS][CHANNELS];
     float grad_y[STEPS][CHANNELS];
     float B[STEPS][PADDED], C[STEPS][PADDED];
@@ -144,8 +147,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Ar
         }
 #pragma unroll
         for (int f = 0; f < STATE_LOADS; f++) write_taken(states_to[f], raw_states[f]);
-        float state[PER][OWN];
+        __syncthreads();
+        fetch(max(tile_step - STEPS, first_step));
+
         long long checkpoint = sequence * p.checkpoint_tiles + tile_step / STEPS;
+        float* own_states = shared->states + threadIdx.x * OWN;
+        for (int part_row = STEPS - PART_STEPS; part_row >= 0; part_row -= PART_STEPS) {
+        float state[PER][OWN];
 #pragma unroll
         for (int k = 0; k < PER; k++) {
 #pragma unroll
@@ -155,12 +163,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Ar
                     state[k],
                     p.checkpoints + (checkpoint * p.channels + channel + k) * PADDED + part * OWN);
         }
-        __syncthreads();
-        fetch(max(tile_step - STEPS, first_step));
-
-        float* own_states = shared->states + threadIdx.x * OWN;
-#pragma unroll 4
-        for (int row = 0; row < STEPS; row++) {
+        auto advance = [&](int row) {
             float b[OWN];
             read_floats<OWN>(b, &shared->B[row][part * OWN]);
 #pragma unroll
@@ -172,11 +175,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Ar
                     float decay = k * OWN + n < FMA_EXPONENTIALS ? exp2_multiply_add(power) : exp2_fast(power);
                     state[k][n] = state[k][n] * decay + input.y * b[n];
                 }
-                write_floats<OWN>(own_states + (row * PER + k) * THREADS * OWN, state[k]);
             }
+        };
+#pragma unroll 4
+        for (int row = 0; row < part_row; row++) advance(row);
+#pragma unroll 4
+        for (int row = 0; row < PART_STEPS; row++) {
+            advance(part_row + row);
+#pragma unroll
+            for (int k = 0; k < PER; k++)
+                write_floats<OWN>(own_states + (row * PER + k) * THREADS * OWN, state[k]);
         }
 #pragma unroll 2
-        for (int row = STEPS - 1; row >= 0; row--) {
+        for (int row = part_row + PART_STEPS - 1; row >= part_row; row--) {
             float b[OWN], c[OWN], grad_b[OWN], grad_c[OWN], totals[2 * PER];
             read_floats<OWN>(b, &shared->B[row][part * OWN]);
             read_floats<OWN>(c, &shared->C[row][part * OWN]);
@@ -186,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Ar
             for (int k = 0; k < PER; k++) {
                 float2 input = shared->inputs[row][column + k];
                 float dy = shared->grad_y[row][column + k], h[OWN];
-                read_floats<OWN>(h, own_states + (row * PER + k) * THREADS * OWN);
+                read_floats<OWN>(h, own_states + ((row - part_row) * PER + k) * THREADS * OWN);
                 float with_b = 0.f, with_rate = 0.f;
 #pragma unroll
                 for (int n = 0; n < OWN; n++) {
@@ -227,6 +238,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_backward(Ar
                 int which = lane / 4, n = first + which % 4;
                 if (n < OWN) shared->sums[row][warp][which / 4 * PADDED + part * OWN + n] = both[0];
             }
+        }
         }
         __syncthreads();
 

@@ -9,6 +9,10 @@
 // up to there each writes its own result, from there on each adds what the other wrote, and gates.
 // Blocks start in the order of their numbers, so whoever waits has a partner that is running or next.
 //
+// With SLICED as well, blocks take slices of sequences from a queue, the first slices of all of them
+// first, and hand the state on in memory: where a launch has few blocks, all multiprocessors then
+// have equally much to do. What a slice waits for was taken before it.
+//
 // Shapes: u, delta, y, other, z [G, clips, length, channels]; B, C [G, clips, length, STATES];
 // A [G, channels, STATES]; D, bias [G, channels]; start [G, clips, chunks, channels, PADDED];
 // checkpoints [G, clips, tiles of CHECKPOINT steps, channels, PADDED]; last [G, clips, channels, STATES].
@@ -36,41 +40,47 @@ struct Tile {
 };
 
 #if MEETS
-// Waits until the neighbouring block has come as far, and what it wrote can be read.
-__device__ __forceinline__ void meet(int* meetings) {
+// Tells other blocks that this one has come so far, and what it wrote can be read.
+__device__ __forceinline__ void tell(int* flag, int value) {
     __syncthreads();
     if (threadIdx.x == 0) {
-        int arrived;
         __threadfence();
-        asm volatile("st.release.gpu.s32 [%0], 1;" ::"l"(meetings + blockIdx.x) : "memory");
-        do
-            asm volatile("ld.acquire.gpu.s32 %0, [%1];"
-                         : "=r"(arrived) : "l"(meetings + (blockIdx.x ^ 1)) : "memory");
-        while (!arrived);
+        asm volatile("st.release.gpu.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+    }
+}
+
+// Waits until another block has told as much.
+__device__ __forceinline__ void await(const int* flag, int least) {
+    if (threadIdx.x == 0) {
+        int told;
+        while (true) {
+            asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(told) : "l"(flag) : "memory");
+            if (told >= least) break;
+            __nanosleep(200);
+        }
     }
     __syncthreads();
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arguments p) {
-    __shared__ __align__(16) Tile tiles[2];
-    __shared__ __align__(16) float states_in_out[2][2][STEPS][PADDED];
-
+// One chunk of one block; with SLICED one slice of it.
+__device__ __forceinline__ void scan_chunk(const Arguments& p, Tile (&tiles)[2],
+                                           float (&states_in_out)[2][2][STEPS][PADDED], int block, int slice) {
     int blocks_across = (p.channels + CHANNELS - 1) / CHANNELS;
 #if MEETS
-    Place place = place_of_block(blockIdx.x / 2, blocks_across, 1, p.clips);
-    int group = blockIdx.x % 2;
+    Place place = place_of_block(block / 2, blocks_across, 1, p.clips);
+    int group = block % 2;
     int meeting_step = min((p.length / 2 + STEPS - 1) / STEPS * STEPS, p.length);
     if (group == 1) meeting_step = p.length - meeting_step;
-    bool met = false;
+    bool met = SLICED && slice * p.chunk_steps >= meeting_step;
 #else
-    Place place = place_of_block(blockIdx.x, blocks_across, p.chunks, p.clips);
+    Place place = place_of_block(block, blocks_across, p.chunks, p.clips);
     int group = p.first_group + place.group;
     constexpr bool met = true;
 #endif
     bool reversed = (p.reversed_groups >> group) & 1;
     int origin = reversed ? p.length - 1 : 0, sign = reversed ? -1 : 1;
-    int first_step = place.chunk * p.chunk_steps;
+    int first_step = (SLICED ? slice : place.chunk) * p.chunk_steps;
     int end_step = min(first_step + p.chunk_steps, p.length);
 
     // What this thread scans.
@@ -93,6 +103,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
         long long entry = (sequence * p.chunks + place.chunk) * p.channels + channel;
         read_floats<OWN>(state, p.start + entry * PADDED + part * OWN);
     }
+
+#if SLICED
+    long long handed = (sequence * p.channels + min(channel, p.channels - 1)) * PADDED + part * OWN;
+    int* progress = p.meetings + 2 * blocks_across * p.clips + block;
+    if (slice > 0) {
+        await(progress, slice);
+        read_floats<OWN>(state, p.handed + handed);
+    }
+#endif
 
     // Where rows are copied from.
     int count = p.channels - first_channel, y_row = sign * p.channels;
@@ -212,7 +231,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
         int stop = min(until, meeting_step - tile_step);
         scan_rows(Finished<false>(), tile, buffer, tile_step, 0, stop);
         if (tile_step + stop < meeting_step) continue;
-        meet(p.meetings);
+        tell(p.meetings + block, 1);
+        await(p.meetings + (block ^ 1), 1);
         met = true;
         bring_gate(tile_step, tile);
         bring_gate(tile_step + STEPS, tiles[buffer ^ 1]);
@@ -225,10 +245,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arg
 #endif
     }
     wait_for_copies();
+#if SLICED
+    if (end_step < p.length) {
+        if (exists) write_floats<OWN>(p.handed + handed, state);
+        tell(progress, slice + 1);
+    }
+#endif
     if (p.last == nullptr || end_step < p.length || !exists) return;
 #pragma unroll
     for (int n = 0; n < OWN; n++) {
         int s = part * OWN + n;
         if (s < STATES) p.last[(sequence * p.channels + channel) * STATES + s] = state[n];
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) scan_forward(Arguments p) {
+    __shared__ __align__(16) Tile tiles[2];
+    __shared__ __align__(16) float states_in_out[2][2][STEPS][PADDED];
+#if SLICED
+    __shared__ int taken;
+    int blocks = 2 * ((p.channels + CHANNELS - 1) / CHANNELS) * p.clips;
+    while (true) {
+        __syncthreads();
+        if (threadIdx.x == 0) taken = atomicAdd(p.meetings + 2 * blocks, 1);
+        __syncthreads();
+        if (taken >= blocks * p.chunks) return;
+        scan_chunk(p, tiles, states_in_out, taken % blocks, taken / blocks);
+    }
+#else
+    scan_chunk(p, tiles, states_in_out, blockIdx.x, 0);
+#endif
 }

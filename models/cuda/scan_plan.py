@@ -12,6 +12,8 @@ CHECKPOINT_STEPS = TILE_STEPS
 """Steps between states that the backward pass starts from again."""
 _WARPS_WANTED = 15
 """Warps a multiprocessor needs to keep its exponential units busy."""
+_SLICE_STEPS = 1024
+"""Of a slice: enough to be worth handing its state on."""
 _CHUNK_STEPS_LEAST = 128
 """Shorter chunks cost more in hand-over than they give."""
 
@@ -34,6 +36,8 @@ class ForwardPlan:
     """Groups of steps that are written out one after another."""
     resident: int = 1
     """Blocks that must fit on a multiprocessor at once, which bounds their registers."""
+    slices: int = 1
+    """Parts of a sequence that blocks take one after another, where two directions meet."""
 
     @property
     def threads(self) -> int:
@@ -54,6 +58,8 @@ class BackwardPlan:
     fma_exponentials: int = 0
     resident: int = 1
     """Blocks that must fit on a multiprocessor at once, which bounds their registers."""
+    parts: int = 1
+    """Parts in which a tile's states are computed again."""
 
     @property
     def channels(self) -> int:
@@ -79,17 +85,18 @@ def plan_forward(
     if chunks > 1:
         lanes = 2
         chunks, chunk_steps = _chunks(length, warps * lanes)
-    many = warps * lanes >= _WARPS_WANTED
-    block_channels = {2: 64 if many else 32, 4: 16, 8: 16}[lanes]
-    blocks = sequences * chunks * -(-channels // block_channels)
     small = lanes == 2 and states <= 16
+    busy = warps * lanes * chunks >= _WARPS_WANTED
+    blocks = sequences * chunks * -(-channels // 64)
+    sliced = small and chunks == 1 and not busy and length >= 2 * _SLICE_STEPS
     return ForwardPlan(
         lanes=lanes,
-        channels=block_channels,
+        channels={2: 32 if sliced else 64, 4: 16, 8: 16}[lanes],
         chunks=chunks,
         chunk_steps=chunk_steps,
-        unrolled=8 if small else 1,
-        resident=4 if small and many and blocks > 3 * multiprocessors else 1,
+        unrolled=8 if small else 2 if lanes == 4 and states <= 16 else 1,
+        resident=4 if sliced or (small and busy and blocks > 3 * multiprocessors) else 1,
+        slices=length // _SLICE_STEPS if sliced else 1,
     )
 
 

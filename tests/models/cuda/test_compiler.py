@@ -45,6 +45,7 @@ def test_the_scan_compiles_as_planned(element: int, sequences: int) -> None:
         ("ADDED", 0),
         ("WRITES", 1),
         ("MEETS", int(plan.chunks == 1)),
+        ("SLICED", int(plan.chunks == 1 and sequences == 16)),
         ("CHECKPOINT", 16),
     )
     elements = element_macros(element, vector=1)
@@ -56,6 +57,7 @@ def test_the_scan_compiles_as_planned(element: int, sequences: int) -> None:
         ("WARPS", backward.warps),
         ("PER", backward.per_thread),
         ("STEPS", 16),
+        ("PARTS", backward.parts),
         ("RESIDENT", backward.resident),
         ("FMA_EXPONENTIALS", 0),
     )

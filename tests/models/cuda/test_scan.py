@@ -24,7 +24,9 @@ def cut(
     )
 
 
-def cut_backward(warps: int, per_thread: int, *, chunks: int = 1, length: int = 0) -> BackwardPlan:
+def cut_backward(
+    warps: int, per_thread: int, *, chunks: int = 1, length: int = 0, parts: int = 1
+) -> BackwardPlan:
     steps = math.ceil(max(length, 64) / chunks / 64) * 64
     return BackwardPlan(
         warps=warps,
@@ -32,6 +34,7 @@ def cut_backward(warps: int, per_thread: int, *, chunks: int = 1, length: int = 
         chunks=-(-max(length, 1) // steps),
         chunk_steps=steps,
         fma_exponentials=1,
+        parts=parts,
     )
 
 
@@ -55,7 +58,7 @@ CASES = {
 }
 CUTS = {
     "one lane": (cut(1, 64), cut_backward(1, 4)),
-    "two lanes": (cut(2, 64, unrolled=2), cut_backward(2, 2)),
+    "two lanes": (cut(2, 64, unrolled=2), cut_backward(2, 2, parts=2)),
     "four lanes": (cut(4, 16), cut_backward(4, 1)),
     "eight lanes": (cut(8, 8), cut_backward(4, 2)),
     "sixteen lanes": (cut(16, 8), cut_backward(2, 1)),
@@ -100,7 +103,7 @@ def test_chunks_hand_their_state_on(lanes: int) -> None:
         reversed_groups=0b10,
         start=True,
         plan=cut(lanes, {1: 64, 2: 64, 4: 32, 8: 16}[lanes], chunks=3, length=length),
-        backward_plan=cut_backward(1, 2, chunks=3, length=length),
+        backward_plan=cut_backward(1, 2, chunks=3, length=length, parts=2),
     )
     assert case.plan is not None and case.plan.chunks > 1
     errors = worst_errors(case)
