@@ -1,13 +1,15 @@
-"""The stages of pretraining as presets, with the published values.
+"""The stages of pretraining as presets, with the published values, and what follows them.
 
 Stages build on each other: `video_only_masked` (the encoder learns to see like a CLIP teacher),
-`video_text_masked` (captions join), `unmasked` (a short epoch with all tokens visible).
+`video_text_masked` (captions join), `unmasked` (a short epoch with all tokens visible). Then
+`fine_tuned` on the captions of a benchmark. `self_distilled` is another first stage, for larger
+encoders; `single_gpu` the second stage for who has one.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from reelscan.models.video_text import VideoTextConfig, video_text_middle
+from reelscan.models.video_text import VideoTextConfig, video_text_middle, video_text_small
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
     LossWeights,
@@ -15,6 +17,7 @@ from reelscan.pretrain.pretrain_config import (
     OptimizerConfig,
     PretrainConfig,
 )
+from reelscan.pretrain.step_options import ParallelConfig
 
 
 def video_only_masked(
@@ -85,6 +88,86 @@ def unmasked(
         mask=MaskConfig(kind="none", ratio=0.0),
         optimizer=OptimizerConfig(learning_rate=8e-5, warmup_fraction=0.2),
         epochs=1,
+        initial_model=initial_model,
+    )
+
+
+def self_distilled(
+    *,
+    shards: tuple[Path, ...],
+    smaller_encoder: Path,
+    model: VideoTextConfig | None = None,
+    batch_size: int = 64,
+) -> PretrainConfig:
+    """A larger encoder follows the final features of a smaller one that is trained already.
+
+    The published way to keep the larger sizes from overfitting. Everything is visible and captions
+    are not read; without a CLIP teacher.
+    """
+    return PretrainConfig(
+        model=_with_drop_path(model or video_text_middle(), 0.4),
+        data=_published_data(shards, batch_size=batch_size, crop_scale=(0.43, 1.0)),
+        losses=LossWeights(
+            alignment=0.0, contrastive=0.0, matching=0.0, masked_language=0.0, distillation=1.0
+        ),
+        mask=MaskConfig(kind="none", ratio=0.0),
+        optimizer=OptimizerConfig(
+            learning_rate=1.5e-4 * batch_size / 256, betas=(0.9, 0.95), warmup_fraction=0.05
+        ),
+        epochs=100,
+        smaller_encoder=smaller_encoder,
+    )
+
+
+def single_gpu(
+    *,
+    shards: tuple[Path, ...],
+    teacher: Path,
+    initial_model: Path | None = None,
+    initial_text_encoder: Path | None = None,
+    model: VideoTextConfig | None = None,
+) -> PretrainConfig:
+    """The second stage on one GPU of 24 GB or more: 1,024 clips a step in parts of 32.
+
+    The contrastive loss compares all of them, exactly. The learning rate is the published one,
+    scaled by the square root of the batch.
+    """
+    stage = video_text_masked(
+        shards=shards,
+        teacher=teacher,
+        initial_model=initial_model,
+        initial_text_encoder=initial_text_encoder,
+        model=model or video_text_small(),
+        batch_size=1024,
+    )
+    return replace(
+        stage,
+        data=replace(stage.data, workers=8),
+        optimizer=replace(stage.optimizer, learning_rate=2e-4),
+        parallel=ParallelConfig(accumulate=32, recompute_fusion=True),
+    )
+
+
+def fine_tuned(
+    *,
+    shards: tuple[Path, ...],
+    initial_model: Path,
+    model: VideoTextConfig | None = None,
+    batch_size: int = 32,
+) -> PretrainConfig:
+    """On the training captions of a retrieval benchmark, from any checkpoint.
+
+    Contrastive and matching loss with everything visible; flips are off, for captions of benchmarks
+    tell left from right.
+    """
+    data = _published_data(shards, batch_size=batch_size)
+    return PretrainConfig(
+        model=_with_drop_path(model or video_text_middle(), 0.2),
+        data=replace(data, flip=False),
+        losses=LossWeights(alignment=0.0, masked_language=0.0),
+        mask=MaskConfig(kind="none", ratio=0.0),
+        optimizer=OptimizerConfig(learning_rate=2e-5, weight_decay=0.02, warmup_fraction=0.1),
+        epochs=10,
         initial_model=initial_model,
     )
 

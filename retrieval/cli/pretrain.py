@@ -1,6 +1,5 @@
 """`reelscan pretrain`: trains one stage on shards."""
 
-import difflib
 import os
 import sys
 from dataclasses import dataclass
@@ -10,29 +9,23 @@ from typing import Annotated
 import tyro
 
 from reelscan.models.encoder import VideoTextEncoder
-from reelscan.models.video_text import (
-    VideoTextConfig,
-    video_text_middle,
-    video_text_small,
-    video_text_tiny,
-)
 from reelscan.pretrain.annotations import read_annotations
 from reelscan.pretrain.held_out import HeldOut
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_reports import PretrainReport, StepReport
-from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
 from reelscan.pretrain.train import REPORT, TrainingDivergedError, pretrain
 from reelscan.retrieval.cli import pretrain_replay
+from reelscan.retrieval.cli.pretrain_plan import plan_of, plan_text
+from reelscan.retrieval.cli.pretrain_recipes import (
+    UnknownRecipeError,
+    corpus_table,
+    find_recipe,
+    recipe_table,
+)
 from reelscan.retrieval.cli.progress import StageProgress, duration_text
 from reelscan.retrieval.evaluate import evaluate
 
-RECIPES = {
-    "video-only-masked": "first stage: the encoder learns to see like a CLIP teacher",
-    "video-text-masked": "second stage: all four losses, most tokens hidden",
-    "unmasked": "third stage: a short epoch with all tokens visible, without the teacher",
-}
-SIZES = {"tiny": video_text_tiny, "small": video_text_small, "middle": video_text_middle}
-HELP = """usage: reelscan pretrain RECIPE[:SIZE] --out RUN --data.shards INDEX ... [options]
+HELP = """usage: reelscan pretrain RECIPE[:SIZE][:CORPUS] --out RUN --data.shards INDEX ... [...]
        reelscan pretrain replay RUN/skipped/FILE.safetensors
 
 Trains one stage on WebDataset shards made by `reelscan shards write`; `replay` does a skipped step
@@ -41,17 +34,23 @@ again, to see what was wrong with it.
 recipes:
 {recipes}
 sizes: tiny, small, middle (the default)
+corpora, for the published global batch on however many GPUs there are:
+{corpora}
 
 Every setting of a recipe can be changed by an option: `reelscan pretrain RECIPE --help` lists
 them with their values. Ctrl-C, SIGTERM and SIGUSR1 write a checkpoint and end with exit code 0;
 --resume goes on from the newest one, also on another number of GPUs (keep GPUs x batch-size).
 Several GPUs: torchrun --nproc-per-node 8 --no-python reelscan pretrain ...
 
+--dry-run tells samples, steps, GPU-hours, disk and memory instead of starting.
+
 examples:
+  reelscan pretrain video-text-masked:middle:25M --dry-run
   reelscan pretrain video-only-masked --out run1 --data.shards k400.index.json --teacher CLIP
   reelscan pretrain video-text-masked:small --out run2 --data.shards a.index.json b.index.json \\
       --teacher CLIP --initial-model run1/model --data.batch-size 64
-  reelscan pretrain unmasked --out run3 --data.shards a.index.json --initial-model run2/model"""
+  reelscan pretrain unmasked --out run3 --data.shards a.index.json --initial-model run2/model
+  reelscan pretrain fine-tuned --out run4 --data.shards a.index.json --initial-model run3/model"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,8 @@ class Command:
     """Folder that its videos' paths are relative to; none: that of the annotation file."""
     resume: bool = False
     """Go on from the newest checkpoint in --out, if there is one."""
+    dry_run: bool = False
+    """Tell samples, steps, GPU-hours, disk and memory, and start nothing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -76,19 +77,27 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["replay"]:
         return pretrain_replay.main(arguments[1:])
     if not arguments or arguments[0] in ("-h", "--help"):
-        rows = [f"  {name:<20}{summary}" for name, summary in RECIPES.items()]
-        print(HELP.format(recipes="\n".join(rows)))
+        print(HELP.format(recipes=recipe_table(), corpora=corpus_table()))
         return 0 if arguments else 2
-    recipe = recipe_settings(arguments[0])
-    if recipe is None:
+    try:
+        recipe = find_recipe(arguments[0], placeholders="--dry-run" in arguments)
+    except UnknownRecipeError as error:
+        print(f"reelscan pretrain: {error}", file=sys.stderr)
         return 2
     command = tyro.cli(
         Command,
         prog=f"reelscan pretrain {arguments[0]}",
         args=arguments[1:],
-        default=Command(out=tyro.MISSING, settings=recipe),
+        default=Command(
+            out=Path("TO-BE-GIVEN") if "--dry-run" in arguments else tyro.MISSING,
+            settings=recipe.settings,
+        ),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if command.dry_run:
+        if is_first_process():
+            print(plan_text(plan_of(command.settings, recipe.corpus), command.out))
+        return 0
     try:
         report = run_stage(
             "pretraining",
@@ -103,31 +112,6 @@ def main(arguments: list[str]) -> int:
     if is_first_process():
         print(report_text(report))
     return 0
-
-
-def recipe_settings(wanted: str) -> PretrainConfig | None:
-    """The settings of `RECIPE` or `RECIPE:SIZE`; None after saying what is wrong with it."""
-    name, _, size = wanted.partition(":")
-    for word, known, kind in ((name, RECIPES, "recipe"), (size or "middle", SIZES, "size")):
-        if word not in known:
-            close = difflib.get_close_matches(word, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"choose {', '.join(known)}"
-            print(f"reelscan pretrain: no {kind} {word!r}; {hint}", file=sys.stderr)
-            return None
-    return recipe_of(name, SIZES[size or "middle"]())
-
-
-def recipe_of(name: str, model: VideoTextConfig) -> PretrainConfig:
-    """The recipe with shards (and the teacher, where it needs one) still to be given."""
-    # tyro asks for what is MISSING; the presets' signatures want values of the final types.
-    shards, teacher = tyro.MISSING, tyro.MISSING
-    match name:
-        case "video-only-masked":
-            return video_only_masked(shards=shards, teacher=teacher, model=model)
-        case "video-text-masked":
-            return video_text_masked(shards=shards, teacher=teacher, model=model)
-        case _:
-            return unmasked(shards=shards, model=model)
 
 
 def run_stage(

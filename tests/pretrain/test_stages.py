@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from reelscan.pretrain.pretrain_config import LossWeights
-from reelscan.pretrain.stages import unmasked, video_only_masked, video_text_masked
+from reelscan.pretrain.stages import (
+    fine_tuned,
+    self_distilled,
+    single_gpu,
+    unmasked,
+    video_only_masked,
+    video_text_masked,
+)
 
 SHARDS = (Path("a.index.json"),)
 TEACHER = Path("clip.safetensors")
@@ -53,4 +60,25 @@ def test_unmasked_is_as_published():
     assert config.epochs == 1
     assert config.optimizer.warmup_fraction * config.epochs == pytest.approx(0.2)
     assert config.data.batch_size == 64
+    assert config.initial_part == "everything"
+
+
+def test_one_gpu_compares_as_many_clips_in_parts():
+    config = single_gpu(shards=SHARDS, teacher=TEACHER)
+    assert config.model.vision.width == 384
+    assert (config.data.batch_size, config.parallel.accumulate) == (1024, 32)
+    assert config.losses == video_text_masked(shards=SHARDS, teacher=TEACHER).losses
+
+
+def test_self_distillation_needs_no_clip_teacher_and_reads_no_captions():
+    config = self_distilled(shards=SHARDS, smaller_encoder=Path("small/model"))
+    assert config.teacher is None and not config.losses.need_text
+    assert config.losses.distillation == 1.0 and config.mask.kind == "none"
+
+
+def test_fine_tuning_sees_everything_and_mirrors_nothing():
+    config = fine_tuned(shards=SHARDS, initial_model=Path("run/checkpoints/step-00000003"))
+    assert config.mask.kind == "none" and not config.data.flip
+    assert config.losses.contrastive and config.losses.matching
+    assert not config.losses.alignment and not config.losses.masked_language
     assert config.initial_part == "everything"
