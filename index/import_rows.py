@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reelscan.index.collection import Collection
+from reelscan.index.copy_rows import CollectionTarget, CopyReport, copy_videos
 from reelscan.index.export import EMBEDDINGS_FORMAT, EMBEDDINGS_NAME, EMBEDDINGS_VERSION
 from reelscan.index.manifest import Manifest, manifest_from_plain
-from reelscan.index.segments import MetadataValue, NewSegment
+from reelscan.index.segments import NewSegment
 from reelscan.index.stored_rows import StoredRows, by_video
 from reelscan.index.video_files import VideoFile
 
@@ -251,28 +252,15 @@ def _json(text: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """What an import did."""
-
-    videos: int
-    """Stored, new or replaced."""
-    rows: int
-    unchanged: int
-    """Videos that were there already."""
-
-
 def import_embeddings(
     embeddings: Embeddings,
     collection: Collection,
     *,
     video_column: str | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> ImportReport:
-    """Store all rows; a video that is there already is replaced, unless it is the same.
+) -> CopyReport:
+    """Store all rows (see `copy_videos`); segments get ids of this collection.
 
-    Some videos at a time are stored in one step, so stopping keeps whole videos, and running it
-    again goes on. Segments get ids of this collection. `on_progress` is told the rows done.
     Raises ValueError for rows that do not fit.
     """
     if embeddings.embed_dim != collection.manifest.embed_dim:
@@ -280,39 +268,5 @@ def import_embeddings(
             f"the embeddings are {embeddings.embed_dim} wide, and those of {collection.path} "
             f"{collection.manifest.embed_dim}: they come from another model"
         )
-    stored = collection.videos()
-    waiting: list[tuple[VideoFile, list[NewSegment]]] = []
-    metadata: dict[str, dict[str, MetadataValue | None]] = {}
-    videos = rows = unchanged = seen = 0
-
-    def store() -> None:
-        collection.add_videos(waiting)
-        for video, recorded in metadata.items():
-            collection.edit_metadata([video], recorded)
-        waiting.clear()
-        metadata.clear()
-
-    for file, segments, recorded in by_video(embeddings.stream(video_column=video_column)):
-        seen += len(segments)
-        if _is_stored(collection, stored, file, len(segments)):
-            unchanged += 1
-        else:
-            waiting.append((file, segments))
-            videos, rows = videos + 1, rows + len(segments)
-            if recorded:
-                metadata[file.path] = dict(recorded)
-        if sum(len(one) for _, one in waiting) >= _ROWS_AT_ONCE:
-            store()
-        if on_progress is not None:
-            on_progress(seen)
-    store()
-    return ImportReport(videos=videos, rows=rows, unchanged=unchanged)
-
-
-def _is_stored(
-    collection: Collection, stored: Mapping[str, VideoFile], file: VideoFile, segments: int
-) -> bool:
-    # A file of no size was never looked at, so it tells nothing.
-    if stored.get(file.path) != file or file.size_bytes == 0:
-        return False
-    return len(collection.segments_of(file.path)) == segments
+    videos = by_video(embeddings.stream(video_column=video_column))
+    return copy_videos(videos, CollectionTarget(collection), on_progress=on_progress)

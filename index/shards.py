@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reelscan.index.collection import Collection
+from reelscan.index.copy_rows import CollectionTarget, CopyReport, copy_videos
 from reelscan.index.manifest import MANIFEST_NAME, CollectionError, Manifest
-from reelscan.index.segments import NewSegment
 from reelscan.index.stored_rows import by_video
-from reelscan.index.video_files import FolderListing, VideoFile
+from reelscan.index.video_files import FolderListing
 from reelscan.models.atomic_file import write_atomically
 
 FINISHED_NAME = "shard.json"
-_ROWS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,39 +154,34 @@ def merge_shards(
 ) -> MergeReport:
     """Bring all videos of the shards into `target`, each once; quarantine entries too.
 
-    A video that is there already is replaced, unless it is the same. Some videos at a time are
-    stored in one step, so stopping keeps whole videos, and running it again goes on.
-    `on_progress` is told the segments looked at. Raises ValueError if two shards hold a video.
+    `on_progress` is told the segments looked at. Raises ValueError if two shards hold a video. See
+    `copy_videos`.
     """
-    stored = target.videos()
     owners: dict[str, Path] = {}
-    videos = segments = unchanged = quarantined = seen = 0
+    reports: list[CopyReport] = []
+    quarantined = seen = 0
     for path in shards:
-        waiting: list[tuple[VideoFile, list[NewSegment]]] = []
         with Collection.open(path, read_only=True) as shard:
             for name in [*shard.videos(), *shard.quarantined()]:
                 _claim(owners, name, path)
-            for file, of_video, _ in by_video(shard.rows()):
-                seen += len(of_video)
-                same = stored.get(file.path) == file
-                if same and len(target.segments_of(file.path)) == len(of_video):
-                    unchanged += 1
-                else:
-                    waiting.append((file, of_video))
-                    videos, segments = videos + 1, segments + len(of_video)
-                if sum(len(one) for _, one in waiting) >= _ROWS_AT_ONCE:
-                    target.add_videos(waiting)
-                    waiting = []
+
+            def told(rows: int, before: int = seen) -> None:
                 if on_progress is not None:
-                    on_progress(seen)
-            target.add_videos(waiting)
+                    on_progress(before + rows)
+
+            rows = by_video(shard.rows())
+            reports.append(copy_videos(rows, CollectionTarget(target), on_progress=told))
+            seen += len(shard)
             known = target.quarantined()
             for entry in shard.quarantined().values():
                 if known.get(entry.video) != entry:
                     target.quarantine_video(entry)
                 quarantined += 1
     return MergeReport(
-        videos=videos, segments=segments, unchanged=unchanged, quarantined=quarantined
+        videos=sum(report.videos for report in reports),
+        segments=sum(report.rows for report in reports),
+        unchanged=sum(report.unchanged for report in reports),
+        quarantined=quarantined,
     )
 
 

@@ -199,5 +199,6 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_faiss_gpu,
     lambda: check_optional("open-clip-torch", "open_clip", "openclip"),
     lambda: check_optional("transformers", "transformers", "hf"),
+    lambda: check_optional("pymilvus", "pymilvus", "milvus"),
     check_disk,
 )

@@ -1,5 +1,6 @@
 """`reelscan index export|import|merge|dedup`: embeddings out and in, copies among the videos."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,14 +8,18 @@ from typing import Annotated, Any
 import tyro
 
 from reelscan.index.collection import Collection
+from reelscan.index.copy_rows import CollectionTarget, CopyReport, VideoRows, copy_videos
 from reelscan.index.duplicates import Duplicate, find_duplicates, set_duplicates_aside
 from reelscan.index.export import ExportFormat, export_rows
-from reelscan.index.import_rows import Embeddings, find_embeddings, import_embeddings
-from reelscan.index.manifest import MANIFEST_NAME, Manifest
+from reelscan.index.import_rows import Embeddings, find_embeddings
+from reelscan.index.manifest import MANIFEST_NAME, FingerprintMismatch, Manifest
+from reelscan.index.milvus_collection import MilvusCollection
 from reelscan.index.shards import find_shards, merge_shards, shared_manifest
+from reelscan.index.stored_rows import by_video
 from reelscan.index.windowing import Windowing
 from reelscan.retrieval.cli.arguments import as_json
 from reelscan.retrieval.cli.progress import StageProgress, notice
+from reelscan.retrieval.collection_choice import MilvusPlace, milvus_place
 from reelscan.retrieval.model_choice import choose_any_encoder
 
 CollectionPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COLLECTION")]
@@ -30,12 +35,13 @@ class Export:
     Examples:
       reelscan index export films.collection --to embeddings
       reelscan index export films.collection --to embeddings --format npy
+      reelscan index export films.collection --to milvus:http://host:19530#films
     """
 
     collection: CollectionPath
     """Folder made by `reelscan index`."""
-    to: Path
-    """A new folder."""
+    to: str
+    """A new folder; or milvus:ADDRESS#NAME, which is made or brought up to date."""
     format: ExportFormat = "parquet"
     """parquet: everything in part-N.parquet."""
 
@@ -51,10 +57,11 @@ class Import:
     Examples:
       reelscan index import embeddings --to copy.collection
       reelscan index import clip-folder --to films.collection --model open_clip:ViT-B-32:openai
+      reelscan index import milvus:films.db#films --to films.collection
     """
 
-    embeddings: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="EMBEDDINGS")]
-    """A folder, or a parquet file."""
+    embeddings: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EMBEDDINGS")]
+    """A folder, a parquet file, or milvus:ADDRESS#NAME."""
     to: Path
     """The collection."""
     model: str | None = None
@@ -134,11 +141,10 @@ def run_interchange(command: Any) -> int:
 def merge(command: Merge) -> str:
     shards = find_shards(command.shards, unfinished=command.unfinished)
     manifest = shared_manifest(shards)
-    if (command.to / MANIFEST_NAME).exists():
-        target = Collection.open(command.to, fingerprint=manifest.fingerprint, on_notice=notice)
-    else:
-        target = Collection.create(command.to, manifest=manifest, on_notice=notice)
-    with target as collection, StageProgress("merging", unit="segments") as bar:
+    with (
+        open_or_create(command.to, manifest) as collection,
+        StageProgress("merging", unit="segments") as bar,
+    ):
         report = merge_shards(shards, collection, on_progress=bar.update)
         collection.write_derived_files()
         total = len(collection)
@@ -150,13 +156,18 @@ def merge(command: Merge) -> str:
 
 
 def export(command: Export) -> str:
+    place = milvus_place(command.to)
     with (
         Collection.open(command.collection, read_only=True) as collection,
         StageProgress("exporting", unit="segments", total=len(collection)) as bar,
     ):
+        if place is not None:
+            with milvus_target(place, collection.manifest) as target:
+                copied = copy_videos(by_video(collection.rows()), target, on_progress=bar.update)
+            return f"{command.to}: {copied_text(copied)}"
         report = export_rows(
             collection.rows(),
-            command.to,
+            Path(command.to),
             manifest=collection.manifest,
             format=command.format,
             on_progress=bar.update,
@@ -164,32 +175,63 @@ def export(command: Export) -> str:
     return f"{command.to}: {report.rows} segments in {report.files} {command.format} files"
 
 
-def import_into(command: Import) -> str:
-    embeddings = find_embeddings(command.embeddings)
-    with (
-        target_of(command, embeddings) as collection,
-        StageProgress("importing", unit="segments", total=embeddings.rows) as bar,
-    ):
-        report = import_embeddings(
-            embeddings, collection, video_column=command.video_column, on_progress=bar.update
+def milvus_target(place: MilvusPlace, manifest: Manifest) -> MilvusCollection:
+    """The collection in Milvus, made if need be; raises ValueError if it is another model's."""
+    try:
+        target = place.create(manifest)
+    except FileExistsError:
+        target = place.open()
+    if target.manifest.fingerprint != manifest.fingerprint:
+        target.close()
+        raise FingerprintMismatch(
+            collection=target.manifest.fingerprint,
+            encoder=manifest.fingerprint,
+            path=Path(target.name),
         )
-        collection.write_derived_files()
-    return (
-        f"{command.to}: {report.videos} videos imported ({report.rows} segments), "
-        f"{report.unchanged} unchanged"
-    )
+    return target
 
 
-def target_of(command: Import, embeddings: Embeddings) -> Collection:
-    """The collection to import into, new or there; raises ValueError if it is another model's."""
+def import_into(command: Import) -> str:
+    place = milvus_place(command.embeddings)
+    if place is not None:
+        with place.open() as source:
+            return copy_into(command, source.manifest, source.videos_with_rows(), len(source))
+    embeddings = find_embeddings(Path(command.embeddings))
     manifest = embeddings.manifest
     if manifest is None or command.model is not None:
         manifest = foreign_manifest(command, embeddings)
+    videos = by_video(embeddings.stream(video_column=command.video_column))
+    return copy_into(command, manifest, videos, embeddings.rows)
+
+
+def copy_into(command: Import, manifest: Manifest, videos: Iterable[VideoRows], rows: int) -> str:
     if command.videos is not None:
         manifest = replace(manifest, videos_root=str(command.videos.resolve()))
-    if (command.to / MANIFEST_NAME).exists():
-        return Collection.open(command.to, fingerprint=manifest.fingerprint, on_notice=notice)
-    return Collection.create(command.to, manifest=manifest, on_notice=notice)
+    with (
+        open_or_create(command.to, manifest) as collection,
+        StageProgress("importing", unit="segments", total=rows) as bar,
+    ):
+        copied = copy_videos(videos, CollectionTarget(collection), on_progress=bar.update)
+        collection.write_derived_files()
+    return f"{command.to}: {copied_text(copied)}"
+
+
+def copied_text(report: CopyReport) -> str:
+    return f"{report.videos} videos imported ({report.rows} segments), {report.unchanged} unchanged"
+
+
+def open_or_create(path: Path, manifest: Manifest) -> Collection:
+    """Raises ValueError if another model made it."""
+    if not (path / MANIFEST_NAME).exists():
+        return Collection.create(path, manifest=manifest, on_notice=notice)
+    collection = Collection.open(path, fingerprint=manifest.fingerprint, on_notice=notice)
+    if collection.manifest.embed_dim != manifest.embed_dim:
+        collection.close()
+        raise ValueError(
+            f"the vectors are {manifest.embed_dim} wide, and those of {path} "
+            f"{collection.manifest.embed_dim}: they come from another model"
+        )
+    return collection
 
 
 def foreign_manifest(command: Import, embeddings: Embeddings) -> Manifest:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from reelscan.index.collection import Collection
 from reelscan.models.encoder import VideoTextEncoder
 from reelscan.retrieval.calibration import load_calibration
 from reelscan.retrieval.cli.arguments import as_json, parse_arguments
@@ -15,6 +14,7 @@ from reelscan.retrieval.cli.device import best_device
 from reelscan.retrieval.cli.hits_text import hits_text, videos_text
 from reelscan.retrieval.cli.index_actions import bytes_of
 from reelscan.retrieval.cli.progress import notice
+from reelscan.retrieval.collection_choice import open_searchable
 from reelscan.retrieval.feature_cache import default_cache
 from reelscan.retrieval.model_choice import choose_any_encoder, choose_model
 from reelscan.retrieval.query import Query, parse_part
@@ -37,8 +37,8 @@ class Command:
       reelscan search films.collection "a lorry" --where "camera = 'north' and start >= 3600"
     """
 
-    collection: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COLLECTION")]
-    """Folder made by `reelscan index`."""
+    collection: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="COLLECTION")]
+    """Folder made by `reelscan index`, or milvus:ADDRESS#NAME (docs/scale.md)."""
     query: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="SENTENCE")] = None
     """What to look for."""
     like: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
         where=command.where,
     )
     cache_bytes = bytes_of(command.token_cache)
-    with Collection.open(command.collection, read_only=True) as collection:
+    with open_searchable(command.collection) as collection:
         model = command.model or collection.model_path()
         encoder = choose_any_encoder(model, device=best_device(command.device), on_notice=notice)
         calibration = None
