@@ -137,6 +137,8 @@ def load_model(
     encoder = VideoTextEncoder(
         model, tokenizer, description.preprocessing, fingerprint=found, device=device
     )
+    # Batches are of one size, and small models would wait for the host at every launch.
+    model.vision_encoder.use_cuda_graphs(encoder.device.type == "cuda")
     if description.golden and verify_golden:
         _verify_golden(encoder, path)
     return encoder

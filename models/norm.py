@@ -23,8 +23,8 @@ class RMSNorm(nn.Module):
     def forward(self, stream: Tensor) -> Tensor:
         """stream [..., C] -> [..., C] in the weight's dtype."""
         wide = at_least_float32(stream)
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.epsilon)
-        return (wide * scale * self.weight).to(self.weight.dtype)
+        weight = self.weight.to(wide.dtype)
+        return functional.rms_norm(wide, weight.shape, weight, self.epsilon).to(self.weight.dtype)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -134,7 +134,7 @@ class VideoMamba(nn.Module):
         return VisionFeatures(tokens=normalised, aligned=tuple(aligned))
 
     def use_cuda_graphs(self, wanted: bool = True) -> None:
-        """Let the blocks run as CUDA graphs from the second pass of a shape on, on a GPU.
+        """Let the blocks run as CUDA graphs on a GPU, from the second pass in a row of a kind on.
 
         For batches of one shape that are so small, or hosts so slow, that the GPU waits for
         launches. Each of up to four kinds of pass (shape, with or without gradients) then holds
@@ -154,7 +154,7 @@ class VideoMamba(nn.Module):
             places = (places.unsqueeze(1) + self.temporal_pos_embedding.unsqueeze(2)).flatten(1, 2)
         visible = None if mask is None else ~mask[:, 1:]
         patches = self.patch_embed(clips.to(self.patch_embed.proj.weight.dtype), visible)
-        patches = at_least_float32(patches) + _visible_rows(places, visible)
+        patches = patches + at_least_float32(_visible_rows(places, visible))
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(clips.shape[0], -1, -1)
         return torch.cat([cls.to(patches.dtype), patches], dim=1)
 

@@ -59,6 +59,7 @@ def set_up(config: PretrainConfig, device: torch.device) -> RunSetup:
     )
     check_fit(config.model, tokenizer=tokenizer, preprocessing=preprocessing)
     model = _initial_model(config)
+    model.vision_encoder.use_cuda_graphs(config.run.cuda_graphs)
     teacher = load_teacher(config.teacher) if config.teacher else None
     if teacher is not None and uses_bf16(config.run.precision, device):
         # It never learns, so nothing is lost in sums over steps.

@@ -17,12 +17,15 @@ from reelscan.models.scan_backend import wanted_backend
 _MOST_GRAPHS = 4
 """Kinds of input that are captured; each holds the memory of a pass."""
 
+_ERRORS = "thread_local"
+"""What other threads do, as pinning memory, does not disturb a capture."""
+
 Key = tuple[object, ...]
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 class Replay:
-    """Runs a module on tensors, from the second time on as a graph.
+    """Runs a module on tensors, from the second time in a row on as a graph.
 
     The module must compute the same kernels whenever shapes, types, parameters, gradient mode and
     autocast are the same: no branch on values, nothing random but on the GPU.
@@ -44,12 +47,18 @@ class Replay:
         key = _key(module, inputs)
         graph = self._graphs.get(key)
         if graph is None:
-            if key not in self._seen or len(self._graphs) >= _MOST_GRAPHS:
-                self._seen.add(key)
+            first = key not in self._seen
+            if first or len(self._graphs) >= _MOST_GRAPHS or not _owns_weights(module):
+                self._seen = {key}
                 outputs: tuple[Tensor, ...] = module(*inputs)
                 return outputs
             graph = self._graphs[key] = _capture(module, inputs)
         return graph(*inputs)
+
+
+def _owns_weights(module: nn.Module) -> bool:
+    """Whether they stay where they are, unlike those that `functional_call` lends."""
+    return all(isinstance(p, nn.Parameter) for p in module.parameters())
 
 
 def _key(module: nn.Module, inputs: tuple[Tensor, ...]) -> Key:
@@ -85,7 +94,7 @@ def _capture_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
         module(*taken)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode=_ERRORS):
         given = module(*taken)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -135,9 +144,9 @@ class _Passes:
         torch.cuda.current_stream().wait_stream(side)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(self.forward, pool=pool):
+        with torch.cuda.graph(self.forward, pool=pool, capture_error_mode=_ERRORS):
             captured = twin(*self.inputs)
-        with torch.cuda.graph(self.backward, pool=pool):
+        with torch.cuda.graph(self.backward, pool=pool, capture_error_mode=_ERRORS):
             found = torch.autograd.grad(captured, wanted, self.grad_outputs, allow_unused=True)
         self.outputs = tuple(x.detach() for x in captured)
         of_wanted = iter(found)

@@ -84,7 +84,9 @@ def plan_forward(
     chunks, chunk_steps = _chunks(length, warps * lanes)
     if chunks > 1:
         lanes = 2
-        chunks, chunk_steps = _chunks(length, warps * lanes)
+        chunks, chunk_steps = _even_chunks(
+            length, 3 * multiprocessors / sequences / (channels / 64)
+        )
     small = lanes == 2 and states <= 16
     busy = warps * lanes * chunks >= _WARPS_WANTED
     blocks = sequences * chunks * -(-channels // 64)
@@ -113,12 +115,20 @@ def plan_backward(
         per_thread=per_thread,
         chunks=chunks,
         chunk_steps=chunk_steps,
-        resident=2 if states <= 16 else 1,
+        resident=4 if states <= 16 else 1,
+        parts=2 if states <= 16 else 1,
     )
 
 
 def _lanes_fit(lanes: int, states: int) -> bool:
     return -(-states // lanes) * lanes <= padded_states(states)
+
+
+def _even_chunks(length: int, wanted: float) -> tuple[int, int]:
+    """At most so many chunks, for all multiprocessors to have as many blocks, and their steps."""
+    steps = max(_CHUNK_STEPS_LEAST, -(-length // max(1, int(wanted))))
+    steps = -(-steps // 64) * 64
+    return -(-length // steps), steps
 
 
 def _chunks(length: int, warps: float) -> tuple[int, int]:
