@@ -149,10 +149,10 @@ def measure(
         truth = exact_answers(collection, queries)
         tell("exact answers", started)
         result: dict[str, object] = {**compare(folder, collection, queries, truth, arguments)}
-        tell("compared", started)
+        tell(f"compared: {json.dumps(result)}", started)
         if arguments.filters:
             result["filters"] = measure_filters(collection, queries)
-            tell("filtered", started)
+            tell(f"filtered: {json.dumps(result['filters'])}", started)
         result["add_10k_seconds"] = add_seconds(collection, source, arguments.rows)
     result["open_seconds"] = warm["open_seconds"]
     result["open_cold_seconds"] = cold["open_seconds"]
