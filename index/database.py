@@ -20,6 +20,8 @@ DATABASE_NAME = "segments.sqlite"
 LAYOUT = 2
 """Version of the tables, kept in SQLite's `user_version`; the first layout left it at 0."""
 _LOCK_WAIT_SECONDS = 60.0
+_CACHE_KIB = 65_536
+"""Holds the segments (not the vectors) of a million, so that hits are looked up without reading."""
 
 # Columns have the types of the schema below; sqlite3 itself does not tell.
 Row = tuple[Any, ...]
@@ -188,4 +190,5 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return connection

@@ -28,8 +28,9 @@ class BestSoFar:
 
     def merge(self, scores: NDArray[np.float32], segment_ids: NDArray[np.int64]) -> None:
         """Take hits [Q, any] found elsewhere into account; those with id -1 are none."""
-        scores = np.concatenate([self.scores, scores], axis=1)
-        segment_ids = np.concatenate([self.segment_ids, segment_ids], axis=1)
+        if self.scores.shape[1]:
+            scores = np.concatenate([self.scores, scores], axis=1)
+            segment_ids = np.concatenate([self.segment_ids, segment_ids], axis=1)
         scores = np.where(segment_ids < 0, -np.inf, scores)
         order = np.lexsort((segment_ids, -scores), axis=1)[:, : self.top]
         self.scores = np.take_along_axis(scores, order, axis=1)

@@ -6,7 +6,7 @@ pass that adds the vectors, and the cheapest setting that finds what the setting
 N vectors, E embedding width, Q queries.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from reelscan.index.exact_search import BestSoFar
 from reelscan.index.faiss_selection import search_parameters
+from reelscan.index.gpu_lists import add_assigned, centre_finder, make_room, nearest_lists
 from reelscan.index.index_settings import IndexKind, IndexSettings
-from reelscan.index.stored_vectors import StoredVectors
+from reelscan.index.stored_vectors import StoredVectors, VectorRows
 
 OnProgress = Callable[[str, int, int], None]
 """Receives what is being done, vectors (or rounds) done, and their total."""
@@ -62,10 +63,11 @@ def build_index(
         add_rows(index, vectors, segment_ids, on_progress=on_progress)
         return index, EXACT
     sample = _sample(vectors, segment_ids, kind.can_learn_from)
-    _train(index, sample, on_progress)
+    finder = centre_finder(vectors.embed_dim)
+    _train(index, finder, sample, on_progress)
     best = BestSoFar(_pseudo_queries(sample), top=max(_DEPTHS))
     del sample
-    add_rows(index, vectors, segment_ids, on_progress=on_progress, best=best)
+    _fill_lists(index, finder, vectors, segment_ids, best=best, on_progress=on_progress)
     on_progress("measuring recall", 0, 1)
     return index, find_reach(index, best, kind=kind, settings=settings)
 
@@ -76,19 +78,44 @@ def add_rows(
     segment_ids: NDArray[np.int64],
     *,
     on_progress: OnProgress,
-    best: BestSoFar | None = None,
 ) -> None:
     """Add these segments, which are all there are between the first and the last of them."""
-    done = 0
-    if not len(segment_ids):
-        return
-    for rows in vectors.stream(after=int(segment_ids[0]) - 1, up_to=int(segment_ids[-1])):
+    for done, rows in _blocks(vectors, segment_ids):
         on_progress("adding vectors", done, len(segment_ids))
         index.add_with_ids(rows.vectors, rows.segment_ids)
-        if best is not None:
-            best.see(rows.vectors, rows.segment_ids)
-        done += len(rows.segment_ids)
-    on_progress("adding vectors", done, len(segment_ids))
+
+
+def _fill_lists(
+    index: Any,
+    finder: Any,
+    vectors: StoredVectors,
+    segment_ids: NDArray[np.int64],
+    *,
+    best: BestSoFar,
+    on_progress: OnProgress,
+) -> None:
+    """Add all segments; each list gets its room at once, for growing would take it three times."""
+    lists = np.empty(len(segment_ids), np.int64)
+    for done, rows in _blocks(vectors, segment_ids):
+        on_progress("finding lists", done, len(segment_ids))
+        lists[done : done + len(rows.segment_ids)] = nearest_lists(finder, rows.vectors)
+        best.see(rows.vectors, rows.segment_ids)
+    make_room(index, np.bincount(lists, minlength=index.nlist))
+    for done, rows in _blocks(vectors, segment_ids):
+        on_progress("adding vectors", done, len(segment_ids))
+        chosen = lists[done : done + len(rows.segment_ids)]
+        add_assigned(index, rows.vectors, rows.segment_ids, chosen)
+
+
+def _blocks(
+    vectors: StoredVectors, segment_ids: NDArray[np.int64]
+) -> Iterator[tuple[int, VectorRows]]:
+    """How many came before, and the next some thousand vectors."""
+    done = 0
+    if len(segment_ids):
+        for rows in vectors.stream(after=int(segment_ids[0]) - 1, up_to=int(segment_ids[-1])):
+            yield done, rows
+            done += len(rows.segment_ids)
 
 
 def find_reach(index: Any, exact: BestSoFar, *, kind: IndexKind, settings: IndexSettings) -> Reach:
@@ -152,9 +179,8 @@ def _pseudo_queries(sample: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(one + _QUERY_SPREAD * (two - three), np.float32)
 
 
-def _train(index: Any, sample: NDArray[np.float32], on_progress: OnProgress) -> None:
+def _train(index: Any, finder: Any, sample: NDArray[np.float32], on_progress: OnProgress) -> None:
     """Learn the lists' centres round by round, so that it can be stopped, then the codes."""
-    quantizer = faiss.downcast_index(index.quantizer)
     clustering = faiss.Clustering(index.d, index.nlist)
     clustering.niter = 1
     clustering.spherical = True
@@ -163,8 +189,10 @@ def _train(index: Any, sample: NDArray[np.float32], on_progress: OnProgress) -> 
     clustering.min_points_per_centroid = 1
     for done in range(_ROUNDS):
         on_progress("learning lists", done, _ROUNDS)
-        quantizer.reset()
-        clustering.train(sample, quantizer)
+        finder.reset()
+        clustering.train(sample, finder)
+    centres = faiss.vector_to_array(clustering.centroids).reshape(index.nlist, index.d)
+    index.quantizer.add(centres)
     # The centres are in place, so only the codes are left to learn.
     on_progress("learning codes", 0, 1)
     if isinstance(index, faiss.IndexIVFPQ):

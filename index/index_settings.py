@@ -90,5 +90,6 @@ def _codes(embed_dim: int) -> list[tuple[str, str, int]]:
     codes = [("ivf-flat", "Flat", 4 * embed_dim), ("ivf-sq8", "SQ8", embed_dim)]
     for parts in (embed_dim // 4, embed_dim // 8, embed_dim // 16):
         if parts >= _PRODUCT_QUANTISER_FEWEST_BYTES and embed_dim % parts == 0:
-            codes.append(("ivf-pq", f"PQ{parts}", parts))
+            # "np": without learning an order of codes that only Hamming filters use.
+            codes.append(("ivf-pq", f"PQ{parts}np", parts))
     return codes

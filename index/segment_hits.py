@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from reelscan.index.exact_search import BestSoFar
 from reelscan.index.segments import Segment, SegmentStore
 
@@ -25,8 +23,8 @@ class SegmentHit:
 
 def look_up(store: SegmentStore, best: BestSoFar) -> list[list[SegmentHit]] | None:
     """Hits for what the index found; None if a segment is gone since the index was read."""
-    wanted = np.unique(best.segment_ids[best.segment_ids >= 0]).tolist()
-    segments = store.segments_by_id(wanted)
+    wanted = {one for ids in best.segment_ids.tolist() for one in ids if one >= 0}
+    segments = store.segments_by_id(list(wanted))
     if len(segments) < len(wanted):
         return None
     return [

@@ -19,6 +19,7 @@ from reelscan.index.video_files import VideoFile
 
 MetadataValue = str | int | float | bool
 
+_MARKS = 500
 _SEGMENT = (
     "SELECT segments.id, videos.path, start_seconds, end_seconds, segments.metadata,"
     " videos.metadata FROM segments JOIN videos ON videos.id = segments.video"
@@ -92,8 +93,11 @@ class SegmentStore:
 
     def segments_by_id(self, segment_ids: Sequence[int]) -> dict[int, Segment]:
         """The segments of these ids; ids that no longer exist are left out."""
-        query = f"{_SEGMENT} WHERE segments.id IN (SELECT value FROM json_each(?))"
-        rows = self.database.rows(query, (json.dumps(segment_ids),))
+        rows = []
+        for start in range(0, len(segment_ids), _MARKS):
+            some = segment_ids[start : start + _MARKS]
+            query = f"{_SEGMENT} WHERE segments.id IN ({','.join('?' * len(some))})"
+            rows += self.database.rows(query, some)
         return {row[0]: _segment(row) for row in rows}
 
     def frame_codes(self, segment_ids: Sequence[int]) -> dict[int, bytes]:
@@ -248,6 +252,10 @@ def _as_json(metadata: Mapping[str, object]) -> str | None:
     return json.dumps(dict(metadata), allow_nan=False) if metadata else None
 
 
+def _from_json(text: str | None) -> dict[str, object]:
+    return json.loads(text) if text else {}
+
+
 def _video_file(row: Row) -> VideoFile:
     return VideoFile(path=row[0], size_bytes=row[1], mtime_ns=row[2], sha256=row[3])
 
@@ -258,5 +266,5 @@ def _segment(row: Row) -> Segment:
         video=row[1],
         start_seconds=row[2],
         end_seconds=row[3],
-        metadata={**json.loads(row[5] or "{}"), **json.loads(row[4] or "{}")},
+        metadata=_from_json(row[5]) | _from_json(row[4]),
     )
