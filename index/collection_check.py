@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscan.index.compaction import deleted_since
-from reelscan.index.derived_file import PATTERN, IndexStamp, map_index, read_stamp, why_unusable
+from reelscan.index.derived_file import (
+    PATTERN,
+    IndexStamp,
+    UnusableIndexFile,
+    open_index,
+    read_stamp,
+)
 from reelscan.index.stored_vectors import StoredVectors
 
 _NAMED_AT_MOST = 10
@@ -36,6 +42,16 @@ class CheckReport:
 
 def check_collection(folder: Path, vectors: StoredVectors) -> CheckReport:
     """Read everything and compare; takes seconds a million segments and changes nothing."""
+    while True:
+        before = read_stamp(vectors.database)
+        report = _check(folder, vectors)
+        after = read_stamp(vectors.database)
+        # A file that was replaced while it was looked at is no fault.
+        if report.whole or (before and before[0]) == (after and after[0]):
+            return report
+
+
+def _check(folder: Path, vectors: StoredVectors) -> CheckReport:
     database = vectors.database
     with database.snapshot():
         damage = _database_damage(vectors)
@@ -43,11 +59,12 @@ def check_collection(folder: Path, vectors: StoredVectors) -> CheckReport:
         notes: list[str] = []
         found = read_stamp(database)
         if found is not None:
-            reason = why_unusable(folder / found[0].file, *found)
-            if reason is not None:
-                rebuildable.append(f"{found[0].file} {reason}")
+            try:
+                index = open_index(folder, *found)
+            except UnusableIndexFile as error:
+                rebuildable.append(str(error))
             else:
-                rebuildable += _compare_ids(folder, vectors, found[0])
+                rebuildable += _compare_ids(index, vectors, found[0])
                 notes += _not_in_the_file(vectors, found[0])
         strays = [one.name for one in folder.glob(PATTERN)]
         strays = [one for one in strays if found is None or one != found[0].file]
@@ -97,8 +114,7 @@ def _videos_of(vectors: StoredVectors, segment_ids: list[int]) -> list[str]:
     return names[:_NAMED_AT_MOST] + more
 
 
-def _compare_ids(folder: Path, vectors: StoredVectors, stamp: IndexStamp) -> list[str]:
-    index = map_index(folder / stamp.file)
+def _compare_ids(index: Any, vectors: StoredVectors, stamp: IndexStamp) -> list[str]:
     if index.d != vectors.embed_dim:
         return [f"{stamp.file} is {index.d} wide, the collection {vectors.embed_dim}"]
     expected = vectors.segment_ids()

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from reelscan.index.derived_file import (
     IndexStamp,
-    load_index,
+    UnusableIndexFile,
+    open_index,
     read_stamp,
     remove_other_files,
-    why_unusable,
     write_index_file,
     write_stamp,
 )
@@ -88,9 +88,10 @@ def make_index(
         generation = int(vectors.database.rows("SELECT generation FROM state")[0][0])
         segment_ids = vectors.segment_ids()
         kind = choose_kind(len(segment_ids), embed_dim=vectors.embed_dim, settings=settings)
-        old = None if anew else _reusable(folder, vectors, kind, len(segment_ids))
-        if old is not None:
-            index = _brought_up_to_date(folder, vectors, old, segment_ids, on_progress)
+        reusable = None if anew else _reusable(folder, vectors, kind, len(segment_ids))
+        if reusable is not None:
+            index, old = reusable
+            _bring_up_to_date(index, vectors, old, segment_ids, on_progress)
             reach = Reach(
                 lists_looked_into=old.lists_looked_into,
                 candidates=old.candidates,
@@ -138,32 +139,31 @@ def deleted_since(
 
 def _reusable(
     folder: Path, vectors: StoredVectors, kind: IndexKind, count: int
-) -> IndexStamp | None:
-    """The stamp of the file in force, if what it has learnt still suits `count` vectors."""
+) -> tuple[Any, IndexStamp] | None:
+    """The index in force, to be changed, if what it has learnt still suits `count` vectors."""
     recorded = read_stamp(vectors.database)
     if recorded is None:
         return None
     stamp, checksums = recorded
-    if stamp.kind != kind.name:
-        return None
     grown = count / max(stamp.trained_on, 1)
-    if stamp.lists and not 1 / _GROWTH <= grown <= _GROWTH:
+    if stamp.kind != kind.name or (stamp.lists and not 1 / _GROWTH <= grown <= _GROWTH):
         return None
-    return stamp if why_unusable(folder / stamp.file, stamp, checksums) is None else None
+    try:
+        return open_index(folder, stamp, checksums, to_change=True), stamp
+    except UnusableIndexFile:
+        return None
 
 
-def _brought_up_to_date(
-    folder: Path,
+def _bring_up_to_date(
+    index: Any,
     vectors: StoredVectors,
     old: IndexStamp,
     segment_ids: NDArray[np.int64],
     on_progress: OnProgress,
-) -> Any:
-    index = load_index(folder / old.file)
+) -> None:
     gone = deleted_since(vectors, old.generation, up_to=old.last_segment)
     if len(gone):
         on_progress("removing deleted vectors", 0, len(gone))
         index.remove_ids(faiss.IDSelectorBatch(gone))
     fresh = segment_ids[np.searchsorted(segment_ids, old.last_segment, side="right") :]
     add_rows(index, vectors, fresh, on_progress=on_progress)
-    return index

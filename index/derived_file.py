@@ -14,8 +14,9 @@ database says which one counts, so a new one takes over when the stamp is commit
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def write_index_file(path: Path, faiss_index: Any) -> NDArray[np.uint32]:
     try:
         with replacing(path) as temporary:
             faiss.write_index(faiss_index, str(temporary))
-            checksums = _checksums(temporary)
+            with temporary.open("rb") as file:
+                checksums = _checksums(file.fileno())
     except (RuntimeError, OSError) as error:
         raise CollectionError(
             f"{path} could not be written ({_first_line(error)}). The vectors are safe in the "
@@ -134,31 +136,49 @@ def write_index_file(path: Path, faiss_index: Any) -> NDArray[np.uint32]:
     return checksums
 
 
-def why_unusable(path: Path, stamp: IndexStamp, checksums: NDArray[np.uint32]) -> str | None:
-    """Why a file must not be read; None if it is what was written."""
-    try:
-        size_bytes = path.stat().st_size
-    except OSError:
-        return "is absent"
-    if size_bytes != stamp.size_bytes or not np.array_equal(_checksums(path), checksums):
-        return "does not match its checksum"
-    return None
+class UnusableIndexFile(Exception):  # noqa: N818 - says what it is; the remedy is to make it again
+    """A file must not be read; the text says which and why."""
 
 
-def map_index(path: Path) -> Any:
-    """Open a verified file; vectors and lists stay in the file and are mapped.
+def open_index(
+    folder: Path, stamp: IndexStamp, checksums: NDArray[np.uint32], *, to_change: bool = False
+) -> Any:
+    """Verify the file and open it: mapped, or with `to_change` in memory.
 
-    A single query is then spread over the lists by all threads.
+    Even if the file is replaced meanwhile, what is read is what was verified. Raises
+    UnusableIndexFile.
     """
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    if isinstance(index, faiss.IndexIVF):
+    with _verified(folder, stamp, checksums) as descriptor:
+        flags = 0 if to_change else faiss.IO_FLAG_MMAP_IFC
+        index = faiss.read_index(f"/dev/fd/{descriptor}", flags)
+    if isinstance(index, faiss.IndexIVF) and not to_change:
+        # A single query is spread over its lists by all threads.
         index.parallel_mode = 1
     return index
 
 
-def load_index(path: Path) -> Any:
-    """Read a verified file into memory, where it can be changed."""
-    return faiss.read_index(str(path))
+def why_unusable(folder: Path, stamp: IndexStamp, checksums: NDArray[np.uint32]) -> str | None:
+    """Why a file must not be read; None if it is what was written."""
+    try:
+        with _verified(folder, stamp, checksums):
+            return None
+    except UnusableIndexFile as error:
+        return str(error)
+
+
+@contextmanager
+def _verified(folder: Path, stamp: IndexStamp, checksums: NDArray[np.uint32]) -> Iterator[int]:
+    try:
+        file = (folder / stamp.file).open("rb")
+    except OSError:
+        raise UnusableIndexFile(f"{stamp.file} is absent") from None
+    with file:
+        descriptor = file.fileno()
+        if os.fstat(descriptor).st_size != stamp.size_bytes or not np.array_equal(
+            _checksums(descriptor), checksums
+        ):
+            raise UnusableIndexFile(f"{stamp.file} does not match its checksum")
+        yield descriptor
 
 
 def remove_other_files(folder: Path, *, keep: str | None) -> None:
@@ -169,10 +189,9 @@ def remove_other_files(folder: Path, *, keep: str | None) -> None:
                 path.unlink()
 
 
-def _checksums(path: Path) -> NDArray[np.uint32]:
-    with path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as threads:
-        descriptor = file.fileno()
-        starts = range(0, os.fstat(descriptor).st_size, _BLOCK_BYTES)
+def _checksums(descriptor: int) -> NDArray[np.uint32]:
+    starts = range(0, os.fstat(descriptor).st_size, _BLOCK_BYTES)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = threads.map(
             lambda start: zlib.crc32(os.pread(descriptor, _BLOCK_BYTES, start)), starts
         )

@@ -18,7 +18,8 @@ from reelscan.index.compaction import deleted_since, make_index
 from reelscan.index.derived_file import (
     NO_FILE,
     IndexStamp,
-    map_index,
+    UnusableIndexFile,
+    open_index,
     read_stamp,
     why_unusable,
 )
@@ -125,7 +126,7 @@ class LiveIndex:
         """Whether the file in force is whole and holds exactly the vectors of now."""
         with self._vectors.database.snapshot():
             found = read_stamp(self._vectors.database)
-            if found is None or why_unusable(self._folder / found[0].file, *found) is not None:
+            if found is None or why_unusable(self._folder, *found) is not None:
                 return False
             newer = "SELECT (SELECT count(*) FROM deleted), (SELECT max(id) FROM segments)"
             deleted, last = self._vectors.database.rows(newer)[0]
@@ -144,10 +145,10 @@ class LiveIndex:
             if old is not None and old.recorded == recorded:
                 self._view = self._advanced(old, generation)
                 return None
-            reason = self._why_unusable(found)
-            if reason is not None and not build:
-                return _Unusable(recorded=recorded, reason=reason)
-            base = self._built() if reason is not None else self._opened(recorded)
+            try:
+                base = self._built() if build else self._opened(found)
+            except UnusableIndexFile as error:
+                return _Unusable(recorded=recorded, reason=str(error))
             self._fresh = _no_rows(self._vectors.embed_dim)
             start = View(
                 generation=base.stamp.generation,
@@ -162,26 +163,20 @@ class LiveIndex:
     def _generation(self) -> int:
         return int(self._vectors.database.rows("SELECT generation FROM state")[0][0])
 
-    def _why_unusable(self, found: tuple[IndexStamp, NDArray[np.uint32]] | None) -> str | None:
-        if found is not None:
-            reason = why_unusable(self._folder / found[0].file, *found)
-            return None if reason is None else f"{found[0].file} {reason}"
-        # None was written yet: nothing is wrong, as long as there is little to compare.
-        count = self._vectors.database.rows("SELECT count(*) FROM segments")[0][0]
-        if 4 * count * self._vectors.embed_dim <= self._settings.exact_bytes:
-            return None
-        return "there is no index file yet"
-
-    def _opened(self, stamp: IndexStamp | None) -> BaseIndex:
-        if stamp is None:
+    def _opened(self, found: tuple[IndexStamp, NDArray[np.uint32]] | None) -> BaseIndex:
+        if found is None:
+            # None was written yet: nothing is wrong, as long as there is little to compare.
+            count = self._vectors.database.rows("SELECT count(*) FROM segments")[0][0]
+            if 4 * count * self._vectors.embed_dim > self._settings.exact_bytes:
+                raise UnusableIndexFile("there is no index file yet")
             return BaseIndex(faiss_index=None, stamp=NO_FILE, vectors=self._vectors)
-        index = map_index(self._folder / stamp.file)
+        index = open_index(self._folder, *found)
         if index.d != self._vectors.embed_dim:
             raise CollectionError(
                 f"{self._folder} holds vectors that are not {self._vectors.embed_dim} wide, but "
                 f"{index.d}: its manifest.json or database is damaged; restore it from a copy"
             )
-        return BaseIndex(faiss_index=index, stamp=stamp, vectors=self._vectors)
+        return BaseIndex(faiss_index=index, stamp=found[0], vectors=self._vectors)
 
     def _built(self) -> BaseIndex:
         built = make_index(
