@@ -83,6 +83,11 @@ class DataConfig:
     """How often an epoch passes through each of `shards`, 0.5 for half of it; none: once each."""
     image_weights: tuple[float, ...] = ()
     """The same for `image_shards`."""
+    taught: tuple[Path, ...] = ()
+    """For each of `shards` a folder of `reelscan shards teach`; the teacher then need not be run.
+    Frames, crops and flips must not be random."""
+    image_taught: tuple[Path, ...] = ()
+    """The same for `image_shards`."""
     shuffle_shards: int = 16
     """Shards of a set, drawn at random, whose samples are shuffled together; 0: no shuffling."""
     shard_cache: Path | None = None
@@ -122,6 +127,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         self._check_corpora()
+        self._check_taught()
         if self.batch_size < 1 or self.workers < 0:
             raise ValueError(
                 f"batch_size is {self.batch_size} and workers is {self.workers}; "
@@ -144,6 +150,25 @@ class DataConfig:
             raise ValueError(f"crop_ratio is {self.crop_ratio}; give 0 < smallest <= largest")
         if self.max_text_tokens < 3:
             raise ValueError(f"max_text_tokens is {self.max_text_tokens}; give at least 3")
+
+    def _check_taught(self) -> None:
+        for name, shards, folders in (
+            ("taught", self.shards, self.taught),
+            ("image_taught", self.image_shards, self.image_taught),
+        ):
+            if (self.taught or self.image_taught) and len(folders) != len(shards):
+                raise ValueError(
+                    f"{name} has {len(folders)} folders for {len(shards)} sets; give one each, or "
+                    "none at all"
+                )
+        if self.taught or self.image_taught:
+            fixed = (self.sampling, self.crop_scale, self.flip, self.decode_size)
+            if fixed != ("middle", (1.0, 1.0), False, None):
+                raise ValueError(
+                    "a teacher's stored features are those of unchanged clips: set sampling to "
+                    "middle, crop_scale to 1 1, flip to False and decode_size to None, or give a "
+                    f"teacher instead of taught (they are {fixed})"
+                )
 
     def _check_corpora(self) -> None:
         for name, shards, weights in (

@@ -46,9 +46,13 @@ class Corpus:
 
     def find(self, number: int) -> tuple[StoredShard, IndexedSample]:
         """Sample `number`, from 0, and its shard."""
+        shard, row = self.place(number)
+        return self.shards[shard], self.rows[shard][row]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The number of the shard of sample `number`, and its place in the shard."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        rows = self.rows[shard]
-        return self.shards[shard], rows[number - int(self._ends[shard]) + len(rows)]
+        return shard, number - int(self._ends[shard]) + len(self.rows[shard])
 
     def window_bytes(self, shards: int) -> int:
         """Bytes of the largest so many shards together."""
@@ -69,7 +73,7 @@ def open_corpus(index: str | os.PathLike[str], *, retries: Retries | None = None
     check_driver(address)
     try:
         tries = (retries or Retries()) if is_remote(address) else Retries(times=0)
-        content = tries.until_read(lambda: read_whole(address))
+        content = tries.until_read(lambda: _read_index(address))
     except OSError as error:
         raise ValueError(f"the index {address} cannot be read: {error}") from error
     found = parse_index(content, name=address)
@@ -92,3 +96,11 @@ def open_corpus(index: str | os.PathLike[str], *, retries: Retries | None = None
             for shard in found.shards
         ),
     )
+
+
+def _read_index(address: str) -> bytes:
+    try:
+        return read_whole(address)
+    except FileNotFoundError as error:
+        # Most likely mistyped: no reason to try again.
+        raise ValueError(f"there is no index {address}: check the address") from error

@@ -4,15 +4,16 @@ Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from reelscan.models.clip_vit import TeacherOutput
 from reelscan.pretrain.sample_order import BatchOrder, Draw
 from reelscan.pretrain.shard_address import is_remote
 from reelscan.pretrain.shard_cache import ShardCache
@@ -20,9 +21,12 @@ from reelscan.pretrain.shard_prefetch import ShardPrefetch
 from reelscan.pretrain.shard_reader import CorpusReader, Sample
 from reelscan.pretrain.shard_store import StoredShard
 from reelscan.pretrain.skip_log import SkipLog, Skipped
+from reelscan.pretrain.taught_features import TaughtSample, stack_taught
 
 SAMPLES_BEFORE_JUDGING = 200
 SAMPLES_REMEMBERED = 20_000
+
+Delivered = TypeVar("Delivered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,24 @@ class Batch:
     """B, one drawn from those of each clip."""
     sample_ids: Tensor
     """int64 [B]."""
+    taught: TeacherOutput | None = None
+    """What a teacher sees in the clips, if that is at hand."""
+
+    def rows(self, rows: slice) -> "Batch":
+        """A part of it."""
+        taught = self.taught
+        if taught is not None:
+            patches = taught.attention.shape[1]
+            attention = taught.attention.reshape(len(self.captions), -1, patches)[rows]
+            taught = TeacherOutput(
+                features=taught.features[:, rows], attention=attention.reshape(-1, patches)
+            )
+        return Batch(
+            clips_uint8=self.clips_uint8[rows],
+            captions=self.captions[rows],
+            sample_ids=self.sample_ids[rows],
+            taught=taught,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +121,10 @@ class ShardLoader:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """The batches from number `start` on, without end. Raises `TooManyUnreadableError`."""
-        loader: DataLoader[_Delivery] = DataLoader(
-            self._decoding,
-            sampler=self._requests(start),
-            batch_size=None,
-            num_workers=self._workers,
-            collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator().manual_seed(self._seed),
+        deliveries = decoding_workers(
+            self._decoding, sampler=self._requests(start), workers=self._workers, seed=self._seed
         )
-        for delivery in loader:
+        for delivery in deliveries:
             yield self._accepted(delivery)
 
     def _requests(self, start: int) -> Iterator[list[Draw]]:
@@ -186,6 +202,7 @@ class _BatchMemory:
         self._size = size
         self._clips: Tensor | None = None
         self._samples: list[tuple[str, int]] = []
+        self._taught: list[TaughtSample] = []
 
     def add(self, sample: Sample) -> None:
         clip = sample.clip_uint8
@@ -199,6 +216,8 @@ class _BatchMemory:
             )
         self._clips[len(self._samples)] = clip
         self._samples.append((sample.caption, sample.sample_id))
+        if sample.taught is not None:
+            self._taught.append(sample.taught)
 
     def filled(self) -> Batch:
         assert self._clips is not None and len(self._samples) == self._size
@@ -207,6 +226,7 @@ class _BatchMemory:
             clips_uint8=self._clips,
             captions=list(captions),
             sample_ids=torch.tensor(ids, dtype=torch.int64),
+            taught=stack_taught(self._taught) if self._taught else None,
         )
 
 
@@ -226,6 +246,24 @@ def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | N
         if sample is not None:
             return sample
     return None
+
+
+def decoding_workers(
+    dataset: Dataset[Delivered], *, sampler: Iterable[Any], workers: int, seed: int
+) -> Iterator[Delivered]:
+    """What the dataset gives for each of the sampler's values, in their order, made in processes of
+    one thread each (0: in this one)."""
+    return iter(
+        DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator().manual_seed(seed),
+        )
+    )
 
 
 def _start_worker(worker: int) -> None:

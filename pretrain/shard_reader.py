@@ -25,6 +25,7 @@ from reelscan.pretrain.shard_sample import (
 )
 from reelscan.pretrain.shard_store import ShardLostError, ShardStore
 from reelscan.pretrain.skip_log import SkipLog, Skipped
+from reelscan.pretrain.taught_features import TaughtFeatures, TaughtSample
 from reelscan.video.decode import read_clip
 from reelscan.video.errors import VideoError
 
@@ -75,6 +76,8 @@ class Sample:
     for (`sample_ids`)."""
     source: str
     """Shard and key, for messages."""
+    taught: TaughtSample | None = None
+    """What a teacher sees in it, if that is at hand."""
 
 
 class CorpusReader:
@@ -84,6 +87,7 @@ class CorpusReader:
     `cache`: keeps results of `decode`, and its random choices with them; `augment` still sees each
     clip anew each pass.
     `sample_ids`: "unique" over all corpora, or "per_corpus" by the key in the corpus alone.
+    `taught`: what a teacher sees, to be handed out with each clip.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class CorpusReader:
         seed: int = 0,
         cache: ClipCache | None = None,
         sample_ids: Literal["unique", "per_corpus"] = "unique",
+        taught: TaughtFeatures | None = None,
     ) -> None:
         self.corpus = corpus
         self._store = store
@@ -103,6 +108,7 @@ class CorpusReader:
         self._augment = augment
         self._seed = seed
         self._cache = cache
+        self._taught = taught
         self._ids_per_corpus = sample_ids == "per_corpus"
 
     def read(
@@ -172,6 +178,7 @@ class CorpusReader:
             caption=captions[drawn],
             sample_id=stable_number(*ours),
             source=source,
+            taught=None if self._taught is None else self._taught.read(visit[0]),
         )
 
     def _number(self, purpose: str, *visit: int) -> int:

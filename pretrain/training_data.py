@@ -6,6 +6,7 @@ Axes: B clips, T frames, 3 colours, S x S pixels.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from reelscan.pretrain.shard_loader import Batch, LookAhead, ShardLoader
 from reelscan.pretrain.shard_reader import ClipDecoder, CorpusReader
 from reelscan.pretrain.shard_store import Retries, ShardStore
 from reelscan.pretrain.skip_log import Skipped
+from reelscan.pretrain.taught_features import TaughtFeatures
 from reelscan.video.transforms import random_flip, random_resized_crop, resize
 
 
@@ -102,16 +104,17 @@ def open_shards(
         raise ValueError("data.shards is empty; give the index file (NAME.index.json) of a set")
     retries = Retries(times=data.shard_retries)
     given = (
-        (data.shards, data.weights, vision.frames),
-        (data.image_shards, data.image_weights, 1),
+        (data.shards, data.weights, data.taught, vision.frames),
+        (data.image_shards, data.image_weights, data.image_taught, 1),
     )
     kinds = [
         _Kind(
             corpora=[open_corpus(index, retries=retries) for index in indexes],
             weights=weights or (1.0,) * len(indexes),
+            taught=taught,
             frames=frames,
         )
-        for indexes, weights, frames in given
+        for indexes, weights, taught, frames in given
         if indexes
     ]
     order = _order(kinds, config, processes)
@@ -136,6 +139,8 @@ class _Kind:
 
     corpora: Sequence[Corpus]
     weights: Sequence[float]
+    taught: Sequence[Path]
+    """For each corpus the features of a teacher; empty for none."""
     frames: int
     """Of a clip."""
 
@@ -189,8 +194,11 @@ def _readers(
                 seed=config.run.seed,
                 cache=cache,
                 sample_ids=data.sample_ids,
+                taught=TaughtFeatures(folder, corpus, frames=kind.frames, size=size)
+                if folder is not None
+                else None,
             )
-            for corpus in kind.corpora
+            for corpus, folder in zip_longest(kind.corpora, kind.taught)
         ]
         for kind in kinds
     ]
