@@ -3,15 +3,14 @@
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from reelscan.models.clip_vit import TeacherOutput
 from reelscan.pretrain.sample_order import BatchOrder, Draw
@@ -20,6 +19,7 @@ from reelscan.pretrain.shard_cache import ShardCache
 from reelscan.pretrain.shard_prefetch import ShardPrefetch
 from reelscan.pretrain.shard_reader import CorpusReader, Sample
 from reelscan.pretrain.shard_store import StoredShard
+from reelscan.pretrain.shared_clips import BATCHES_AHEAD, SharedClips, copied
 from reelscan.pretrain.skip_log import SkipLog, Skipped
 from reelscan.pretrain.taught_features import TaughtSample, stack_taught
 
@@ -91,7 +91,8 @@ class ShardLoader:
     that decode; 0 decodes in this one. A sample that cannot be read is replaced by one that comes
     next; above `max_unreadable_fraction` of the last ones (up to `SAMPLES_REMEMBERED`, at least
     `SAMPLES_BEFORE_JUDGING`) the run stops. `on_skip` is given what was left out, each thing once.
-    `look_ahead`: None fetches remote shards when they are needed.
+    `look_ahead`: None fetches remote shards when they are needed. `pinned`: clips that come from
+    workers lie in memory from which a GPU can fetch them.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class ShardLoader:
         max_unreadable_fraction: float = 1.0,
         on_skip: Callable[[Skipped], None] | None = None,
         look_ahead: LookAhead | None = None,
+        pinned: bool = False,
     ) -> None:
         self.skips = SkipLog()
         """What was left out so far, replacements that could not be read either included."""
@@ -117,6 +119,7 @@ class ShardLoader:
         self._max_unreadable_fraction = max_unreadable_fraction
         self._on_skip = on_skip
         self._look_ahead = look_ahead
+        self._pinned = pinned
         self._asked = self._missing = 0
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -158,7 +161,10 @@ class ShardLoader:
                 f"{self._missing} of the last {self._asked} samples could not be read, above "
                 f"max_unreadable_fraction {self._max_unreadable_fraction:g}; {self._told()}"
             )
-        return delivery.batch
+        if self._workers == 0:
+            return delivery.batch
+        clips_uint8 = copied(delivery.batch.clips_uint8, pinned=self._pinned)
+        return replace(delivery.batch, clips_uint8=clips_uint8)
 
     def _told(self) -> str:
         return (
@@ -172,6 +178,7 @@ class _DecodedBatches(Dataset[_Delivery]):
 
     def __init__(self, readers: Sequence[Sequence[CorpusReader]]) -> None:
         self._readers = readers
+        self._memory = SharedClips()
 
     def remote_shards(self, draws: Sequence[Draw]) -> Iterator[tuple[StoredShard, int]]:
         """The shards of some draws that are not on a local disk, and the pass of each."""
@@ -181,7 +188,7 @@ class _DecodedBatches(Dataset[_Delivery]):
                 yield shard, draw.pass_number
 
     def __getitem__(self, draws: Sequence[Draw]) -> _Delivery:
-        skips, batch, missing = SkipLog(), _BatchMemory(len(draws)), 0
+        skips, batch, missing = SkipLog(), _BatchMemory(len(draws), self._memory), 0
         for draw in draws:
             reader = self._readers[draw.kind][draw.corpus]
             sample = reader.read(draw.sample, pass_number=draw.pass_number, skips=skips)
@@ -195,11 +202,11 @@ class _DecodedBatches(Dataset[_Delivery]):
 
 
 class _BatchMemory:
-    """A batch being filled. Each clip is copied to its place at once, in a worker into memory that
-    the training process sees: pages that are new to a process cost more than the copying."""
+    """A batch being filled, each clip copied to its place at once."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, memory: SharedClips) -> None:
         self._size = size
+        self._memory = memory
         self._clips: Tensor | None = None
         self._samples: list[tuple[str, int]] = []
         self._taught: list[TaughtSample] = []
@@ -207,7 +214,7 @@ class _BatchMemory:
     def add(self, sample: Sample) -> None:
         clip = sample.clip_uint8
         if self._clips is None:
-            self._clips = _new_memory((self._size, *clip.shape))
+            self._clips = self._memory.next((self._size, *clip.shape))
         elif self._clips.shape[1:] != clip.shape:
             raise ValueError(
                 f"clips of one batch have the shapes {tuple(self._clips.shape[1:])} and "
@@ -228,14 +235,6 @@ class _BatchMemory:
             sample_ids=torch.tensor(ids, dtype=torch.int64),
             taught=stack_taught(self._taught) if self._taught else None,
         )
-
-
-def _new_memory(shape: tuple[int, ...]) -> Tensor:
-    """uint8, not initialised; shared in a worker."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | None:
@@ -259,6 +258,7 @@ def decoding_workers(
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(seed),
