@@ -44,13 +44,8 @@ class BatchParts(Sequence[TrainingBatch]):
         if not 0 <= number < self._count:
             raise IndexError(number)
         rows = slice(number * self._size, (number + 1) * self._size)
-        part = Batch(
-            clips_uint8=self._batch.clips_uint8[rows],
-            captions=self._batch.captions[rows],
-            sample_ids=self._batch.sample_ids[rows],
-        )
         return to_training_batch(
-            part,
+            self._batch.rows(rows),
             tokenizer=self._tokenizer,
             preprocessing=self._preprocessing,
             device=self._device,

@@ -75,6 +75,8 @@ class TrainingBatch:
     """The captions, ids and mask [B, L]."""
     sample_ids: Tensor
     """int64 [B]; equal ids are each other's positives, over all processes."""
+    taught: TeacherOutput | None = None
+    """What the teacher sees in the clips, where that was computed earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,7 @@ class Objective(nn.Module):
         if self.losses.masked_language:
             # First, as `count_asked` draws nothing else.
             masked = draws.masked_tokens or self._mask_tokens(batch.text)
-        taught = self._teach(batch.clips)
+        taught = batch.taught if batch.taught is not None else self._teach(batch.clips)
         mask = draws.mask if draws.mask is not None else self._draw_mask(batch.clips, taught)
         each_frame = self.options.each_frame and self.mask.kind in ("none", "tube")
         vision = self.model.encode_vision(batch.clips, mask, keep_temporal=each_frame)

@@ -326,15 +326,16 @@ class PretrainConfig:
             raise ValueError(
                 f"epochs is {self.epochs} and steps is {self.steps}; give one of them, at least 1"
             )
-        if self.teacher is None and self.losses.alignment > 0:
+        is_taught = self.teacher is not None or bool(self.data.taught or self.data.image_taught)
+        if not is_taught and self.losses.alignment > 0:
             raise ValueError(
                 f"losses.alignment is {self.losses.alignment}, but there is no teacher; "
-                "give teacher, or set losses.alignment to 0"
+                "give teacher or data.taught, or set losses.alignment to 0"
             )
-        if self.teacher is None and self.mask.kind == "attention":
+        if not is_taught and self.mask.kind == "attention":
             raise ValueError(
                 "mask.kind is 'attention', but there is no teacher whose attention could be used; "
-                "give teacher, or choose another mask"
+                "give teacher or data.taught, or choose another mask"
             )
         if self.losses.alignment > 0 and self.model.vision.alignment_layers == 0:
             raise ValueError(

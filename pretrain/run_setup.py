@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from reelscan.models.clip_vit import ClipVision
 from reelscan.models.encoder import check_fit
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
@@ -15,9 +16,11 @@ from reelscan.pretrain.initial_weights import (
     load_initial_text_encoder,
     load_smaller_encoder,
 )
-from reelscan.pretrain.objective import Objective
+from reelscan.pretrain.objective import Objective, check_teacher_fits
 from reelscan.pretrain.pretrain_config import PretrainConfig
+from reelscan.pretrain.shard_index import file_sha256
 from reelscan.pretrain.shard_loader import Batch
+from reelscan.pretrain.taught_features import read_lesson
 from reelscan.pretrain.train_step import uses_bf16
 
 
@@ -60,7 +63,7 @@ def set_up(config: PretrainConfig, device: torch.device) -> RunSetup:
     check_fit(config.model, tokenizer=tokenizer, preprocessing=preprocessing)
     model = _initial_model(config)
     model.vision_encoder.use_cuda_graphs(config.run.cuda_graphs)
-    teacher = load_teacher(config.teacher) if config.teacher else None
+    teacher = _teacher(config)
     if teacher is not None and uses_bf16(config.run.precision, device):
         # It never learns, so nothing is lost in sums over steps.
         teacher.to(torch.bfloat16)
@@ -85,6 +88,20 @@ def set_up(config: PretrainConfig, device: torch.device) -> RunSetup:
         device=device,
         accumulate=config.parallel.accumulate,
     )
+
+
+def _teacher(config: PretrainConfig) -> ClipVision | None:
+    """None if its features are at hand; those are checked."""
+    folders = (*config.data.taught, *config.data.image_taught)
+    for folder in folders:
+        lesson = read_lesson(folder)
+        check_teacher_fits(config.model.vision, lesson.teacher)
+        if config.teacher is not None and file_sha256(config.teacher) != lesson.teacher_sha256:
+            raise ValueError(
+                f"{folder} holds the features of another teacher than {config.teacher}: give that "
+                "one, or teacher None, or run `reelscan shards teach` with this one"
+            )
+    return load_teacher(config.teacher) if config.teacher and not folders else None
 
 
 def _initial_model(config: PretrainConfig) -> VideoTextModel:

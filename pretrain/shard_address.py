@@ -17,6 +17,9 @@ DRIVERS = {"http": "http", "https": "http", "s3": "s3", "gs": "gs"}
 CONNECT_SECONDS = 30
 SILENCE_SECONDS = 60
 _BLOCK_BYTES = 8 << 20
+# A forked process must never collect its copies of these: closing their connections would take them
+# out of the event loop that it shares with its parent, which would then wait in vain.
+_kept: list[object] = []
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(::.*)?://")
 
 
@@ -105,20 +108,24 @@ def _file_system(address: str) -> Any:
     try:
         import fsspec
 
-        if DRIVERS[scheme] != "http":
-            return fsspec.filesystem(scheme)
-        import aiohttp
+        options = {}
+        if DRIVERS[scheme] == "http":
+            import aiohttp
 
-        # The usual limit of five minutes for a whole answer would cut large shards.
-        patience = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
-        )
-        return fsspec.filesystem(scheme, client_kwargs={"timeout": patience})
+            # The usual limit of five minutes for a whole answer would cut large shards.
+            patience = aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
+            )
+            options = {"client_kwargs": {"timeout": patience}}
+        system = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         raise ValueError(
             f"{address} needs a driver that is not installed ({error}): "
             f"pip install 'reelscan[{DRIVERS[scheme]}]', or copy the shards to a local folder"
         ) from error
+    if not any(each is system for each in _kept):
+        _kept.append(system)
+    return system
 
 
 def _as_os_error(error: Exception, address: str) -> OSError | ValueError:

@@ -1,6 +1,7 @@
 """The batch of a skipped step on disk, to be looked at later.
 
-    OUT/skipped/step-00001234-process-0.safetensors   clips and sample ids of that process
+    OUT/skipped/step-00001234-process-0.safetensors   clips and sample ids of that process, and what
+                                                      a teacher sees, if that was at hand
     OUT/skipped/step-00001234-process-0.json          captions, and what was measured
 
 Axes: B clips, T frames, S x S pixels.
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from reelscan.models.atomic_file import write_atomically
+from reelscan.models.clip_vit import TeacherOutput
 from reelscan.models.plain_config import from_plain
 from reelscan.pretrain.shard_loader import Batch
 
@@ -75,6 +77,9 @@ def save_skipped(folder: Path, batch: Batch, step: SkippedStep, *, process: int)
         "captions": list(batch.captions),
     }
     tensors = {"clips_uint8": batch.clips_uint8.contiguous(), "sample_ids": batch.sample_ids}
+    if batch.taught is not None:
+        tensors["taught_features"] = batch.taught.features.contiguous()
+        tensors["taught_attention"] = batch.taught.attention.contiguous()
     # The captions first: a file of clips always has them beside it.
     write_atomically(path.with_suffix(".json"), json.dumps(told, indent=1).encode())
     write_atomically(path, save(tensors))
@@ -135,4 +140,14 @@ def _batch(path: Path, captions: object) -> Batch:
         or clips.dtype != torch.uint8
     ):
         raise ValueError(f"{path} and its .json do not hold a batch: as many clips as captions")
-    return Batch(clips_uint8=clips, captions=[str(text) for text in captions], sample_ids=ids)
+    taught = None
+    if "taught_features" in tensors and "taught_attention" in tensors:
+        taught = TeacherOutput(
+            features=tensors["taught_features"], attention=tensors["taught_attention"]
+        )
+    return Batch(
+        clips_uint8=clips,
+        captions=[str(text) for text in captions],
+        sample_ids=ids,
+        taught=taught,
+    )

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reelscan.models.clip_vit import TeacherOutput
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.pretrain.clip_cache import ClipCache
@@ -260,7 +261,12 @@ def to_training_batch(
         clips=preprocessing.normalise(_moved(batch.clips_uint8, device)),
         text=text.to(device),
         sample_ids=batch.sample_ids.to(device),
+        taught=None if batch.taught is None else _taught_on(batch.taught, device),
     )
+
+
+def _taught_on(taught: TeacherOutput, device: torch.device) -> TeacherOutput:
+    return TeacherOutput(features=taught.features.to(device), attention=taught.attention.to(device))
 
 
 def _view(data: DataConfig, *, size: int) -> RandomView:

@@ -1,4 +1,7 @@
+import gc
+import multiprocessing
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +9,7 @@ import pytest
 from loopback_server import LoopbackServer, serving
 
 from reelscan.pretrain.shard_address import (
+    SILENCE_SECONDS,
     base_name,
     beside,
     check_driver,
@@ -78,6 +82,28 @@ def test_http_errors_are_os_errors(server: LoopbackServer) -> None:
         read_range(f"{server.address}/a.tar", start=0, size=5)
     with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
         read_whole("http://127.0.0.1:1/a.tar")
+
+
+def _read_and_collect(address: str) -> None:
+    read_whole(address)
+    gc.collect()
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(
+    server: LoopbackServer,
+) -> None:
+    address = f"{server.address}/a.tar"
+    content = read_whole(address)
+    start = time.monotonic()
+    for _ in range(5):
+        child = multiprocessing.get_context("fork").Process(
+            target=_read_and_collect, args=(address,)
+        )
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        assert read_whole(address) == content
+    assert time.monotonic() - start < SILENCE_SECONDS / 2
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from reelscan.models.clip_vit import TeacherOutput
 from reelscan.pretrain.shard_loader import Batch
 from reelscan.pretrain.skipped_batch import SkippedStep, count_skipped, read_skipped, save_skipped
 
@@ -33,6 +35,14 @@ def test_the_parts_of_all_processes_come_back_in_order(tmp_path):
     assert batches[1].captions == ["a 9", "naïve"]
     assert torch.equal(batches[1].clips_uint8, batch(9).clips_uint8)
     assert count_skipped(tmp_path) == 1 and count_skipped(tmp_path / "none") == 0
+
+
+def test_what_a_teacher_sees_comes_back(tmp_path):
+    taught = TeacherOutput(features=torch.rand(1, 2, 5, 3).bfloat16(), attention=torch.rand(2, 4))
+    path = save_skipped(tmp_path, replace(batch(1), taught=taught), STEP, process=0)
+    (again,) = read_skipped(path)[1]
+    assert torch.equal(again.taught.features, taught.features)
+    assert torch.equal(again.taught.attention, taught.attention)
 
 
 def test_other_files_are_refused_by_name(tmp_path):

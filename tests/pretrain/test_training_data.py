@@ -19,12 +19,14 @@ from loopback_server import serving
 from safetensors.torch import load_file
 
 from reelscan.models.bert import BertConfig
+from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
 from reelscan.models.model_directory import load_model
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.pretrain.annotations import CaptionedVideo
+from reelscan.pretrain.clip_training import save_teacher
 from reelscan.pretrain.distributed import Processes
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
@@ -38,6 +40,7 @@ from reelscan.pretrain.run_settings import check_same_settings, plain_settings
 from reelscan.pretrain.shard_index import read_index
 from reelscan.pretrain.shard_loader import Batch
 from reelscan.pretrain.shard_writer import write_shards
+from reelscan.pretrain.teach_shards import TeachConfig, teach_shards
 from reelscan.pretrain.train import StepReport, pretrain
 from reelscan.pretrain.training_data import (
     RandomView,
@@ -330,6 +333,52 @@ def wait_until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def test_stored_features_train_like_the_teacher_itself(config, corpus, tmp_path):
+    """Attention mask and alignment of videos and images, in two parts a batch."""
+    torch.manual_seed(1)
+    clip = ClipVisionConfig(image_size=16, patch_size=8, width=16, layers=1, heads=2, output_dim=12)
+    save_teacher(ClipVision(clip), tmp_path / "teacher.safetensors")
+    vision = replace(config.model.vision, alignment_width=12, last_alignment_before_mixer=False)
+    data = replace(
+        config.data,
+        image_shards=(corpus / "images.index.json",),
+        decode_size=None,
+        sampling="middle",
+        crop_scale=(1.0, 1.0),
+    )
+    with_teacher = replace(
+        config,
+        model=replace(config.model, vision=vision),
+        data=data,
+        losses=LossWeights(),
+        mask=MaskConfig(kind="attention", ratio=0.5),
+        teacher=tmp_path / "teacher.safetensors",
+    )
+    folders = {}
+    for name, frames in (("videos", 2), ("images", 1)):
+        folders[name] = tmp_path / name
+        teach_shards(
+            corpus / f"{name}.index.json",
+            folders[name],
+            teacher_file=tmp_path / "teacher.safetensors",
+            config=TeachConfig(frames=frames, size=16, precision="fp32", device="cpu"),
+        )
+    taught = replace(data, taught=(folders["videos"],), image_taught=(folders["images"],))
+    pretrain(with_teacher, tmp_path / "run")
+    pretrain(replace(with_teacher, data=taught, teacher=None), tmp_path / "taught-run")
+    rows = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("run", "taught-run")]
+    assert len(rows[0]) == 5 and all(row["alignment"] > 0 for row in rows[0])
+    for name in ("total", "alignment", "gradient_norm"):
+        expected, found = ([row[name] for row in part] for part in rows)
+        assert found == pytest.approx(expected, rel=1e-4)
+    save_teacher(ClipVision(clip), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="of another teacher than"):
+        pretrain(replace(with_teacher, data=taught, teacher=tmp_path / "other.safetensors"),
+                 tmp_path / "other")  # fmt: skip
+    with pytest.raises(ValueError, match="those of unchanged clips"):
+        replace(taught, flip=True)
 
 
 CHILD = """
