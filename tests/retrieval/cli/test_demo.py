@@ -172,6 +172,10 @@ def test_shards_write_verify_and_pretrain(demo_root: Path, tmp_path: Path, run) 
     assert again.code == 0, again.err
     assert "48 samples" in again.out
     assert run("shards", "verify", tmp_path / "again.index.json").code == 0
+    words = ("shards", "teach", index, "--teacher", demo_root / "teacher.safetensors")
+    taught = run(*words, "--to", tmp_path / "taught", "--frames", 2, "--size", 64)
+    assert taught.code == 0, taught.err
+    assert "features of 48 samples" in taught.out
     tar = next(tmp_path.glob("t-*.tar"))
     tar.write_bytes(tar.read_bytes()[:-1])
     assert run("shards", "verify", index).code == 1

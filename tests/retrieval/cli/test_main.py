@@ -25,7 +25,7 @@ def test_no_command_is_wrong_usage_and_shows_help(run) -> None:
 @pytest.mark.parametrize(
     "words",
     [*((name,) for name in COMMANDS if name not in ("shards", "model")),
-     *(("shards", action) for action in ("write", "index", "verify")),
+     *(("shards", action) for action in ("write", "index", "teach", "verify")),
      *(("model", action) for action in ("inspect", "convert", "verify", "teacher"))],
     ids=" ".join,
 )  # fmt: skip
