@@ -47,8 +47,8 @@ from reelscan.video.encode import encode_video
 from reelscan.video.sampling import middle_indices
 from reelscan.video.transforms import resize
 
-FRAMES, SIZE, BATCH = 8, 224, 8
-COPIES, SMALL_CLIPS = {"large": 4, "small": 128}, 4096
+FRAMES, SIZE, BATCH = 8, 224, 32
+COPIES, SMALL_CLIPS = {"large": 16, "small": 256}, 4096
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
 

@@ -3,14 +3,15 @@
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from reelscan.models.clip_vit import TeacherOutput
 from reelscan.pretrain.sample_order import BatchOrder, Draw
@@ -19,7 +20,6 @@ from reelscan.pretrain.shard_cache import ShardCache
 from reelscan.pretrain.shard_prefetch import ShardPrefetch
 from reelscan.pretrain.shard_reader import CorpusReader, Sample
 from reelscan.pretrain.shard_store import StoredShard
-from reelscan.pretrain.shared_clips import BATCHES_AHEAD, SharedClips, copied
 from reelscan.pretrain.skip_log import SkipLog, Skipped
 from reelscan.pretrain.taught_features import TaughtSample, stack_taught
 
@@ -77,8 +77,12 @@ class TooManyUnreadableError(ValueError):
 class _Delivery:
     """What a worker hands over."""
 
-    batch: Batch | None
+    clips_uint8: Tensor | None
     """None if a place was left empty: neither its sample nor those after it can be read."""
+    captions: list[str]
+    sample_ids: list[int]
+    """No tensor: handing one over costs more than making one."""
+    taught: TeacherOutput | None
     missing: int
     """Places whose own sample could not be read."""
     skips: SkipLog
@@ -91,8 +95,7 @@ class ShardLoader:
     that decode; 0 decodes in this one. A sample that cannot be read is replaced by one that comes
     next; above `max_unreadable_fraction` of the last ones (up to `SAMPLES_REMEMBERED`, at least
     `SAMPLES_BEFORE_JUDGING`) the run stops. `on_skip` is given what was left out, each thing once.
-    `look_ahead`: None fetches remote shards when they are needed. `pinned`: clips that come from
-    workers lie in memory from which a GPU can fetch them.
+    `look_ahead`: None fetches remote shards when they are needed.
     """
 
     def __init__(
@@ -107,7 +110,6 @@ class ShardLoader:
         max_unreadable_fraction: float = 1.0,
         on_skip: Callable[[Skipped], None] | None = None,
         look_ahead: LookAhead | None = None,
-        pinned: bool = False,
     ) -> None:
         self.skips = SkipLog()
         """What was left out so far, replacements that could not be read either included."""
@@ -119,7 +121,6 @@ class ShardLoader:
         self._max_unreadable_fraction = max_unreadable_fraction
         self._on_skip = on_skip
         self._look_ahead = look_ahead
-        self._pinned = pinned
         self._asked = self._missing = 0
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -128,7 +129,12 @@ class ShardLoader:
             self._decoding, sampler=self._requests(start), workers=self._workers, seed=self._seed
         )
         for delivery in deliveries:
-            yield self._accepted(delivery)
+            yield Batch(
+                clips_uint8=self._accepted(delivery),
+                captions=delivery.captions,
+                sample_ids=torch.tensor(delivery.sample_ids, dtype=torch.int64),
+                taught=delivery.taught,
+            )
 
     def _requests(self, start: int) -> Iterator[list[Draw]]:
         if self._look_ahead is None:
@@ -140,7 +146,8 @@ class ShardLoader:
                 prefetch.want(self._decoding.remote_shards(later))
                 yield self._order.draws(number, places=self._places)
 
-    def _accepted(self, delivery: _Delivery) -> Batch:
+    def _accepted(self, delivery: _Delivery) -> Tensor:
+        """Its clips, after taking note of what was left out."""
         for skipped in self.skips.merge(delivery.skips):
             if self._on_skip is not None:
                 self._on_skip(skipped)
@@ -149,7 +156,7 @@ class ShardLoader:
             self._asked, self._missing = self._asked // 2, self._missing // 2
         self._asked += len(self._places)
         self._missing += delivery.missing
-        if delivery.batch is None:
+        if delivery.clips_uint8 is None:
             raise TooManyUnreadableError(
                 f"neither a sample nor the ones after it can be read; {self._told()}"
             )
@@ -161,10 +168,7 @@ class ShardLoader:
                 f"{self._missing} of the last {self._asked} samples could not be read, above "
                 f"max_unreadable_fraction {self._max_unreadable_fraction:g}; {self._told()}"
             )
-        if self._workers == 0:
-            return delivery.batch
-        clips_uint8 = copied(delivery.batch.clips_uint8, pinned=self._pinned)
-        return replace(delivery.batch, clips_uint8=clips_uint8)
+        return delivery.clips_uint8
 
     def _told(self) -> str:
         return (
@@ -178,7 +182,6 @@ class _DecodedBatches(Dataset[_Delivery]):
 
     def __init__(self, readers: Sequence[Sequence[CorpusReader]]) -> None:
         self._readers = readers
-        self._memory = SharedClips()
 
     def remote_shards(self, draws: Sequence[Draw]) -> Iterator[tuple[StoredShard, int]]:
         """The shards of some draws that are not on a local disk, and the pass of each."""
@@ -188,7 +191,7 @@ class _DecodedBatches(Dataset[_Delivery]):
                 yield shard, draw.pass_number
 
     def __getitem__(self, draws: Sequence[Draw]) -> _Delivery:
-        skips, batch, missing = SkipLog(), _BatchMemory(len(draws), self._memory), 0
+        skips, batch, missing = SkipLog(), _BatchMemory(len(draws)), 0
         for draw in draws:
             reader = self._readers[draw.kind][draw.corpus]
             sample = reader.read(draw.sample, pass_number=draw.pass_number, skips=skips)
@@ -196,17 +199,17 @@ class _DecodedBatches(Dataset[_Delivery]):
                 missing += 1
                 sample = _replacement(reader, draw, skips)
             if sample is None:
-                return _Delivery(batch=None, missing=missing, skips=skips)
+                break
             batch.add(sample)
-        return _Delivery(batch=batch.filled(), missing=missing, skips=skips)
+        return batch.delivery(missing=missing, skips=skips)
 
 
 class _BatchMemory:
-    """A batch being filled, each clip copied to its place at once."""
+    """A batch being filled. Each clip is copied to its place at once, in a worker into memory that
+    the training process sees: pages that are new to a process cost more than the copying."""
 
-    def __init__(self, size: int, memory: SharedClips) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._memory = memory
         self._clips: Tensor | None = None
         self._samples: list[tuple[str, int]] = []
         self._taught: list[TaughtSample] = []
@@ -214,7 +217,7 @@ class _BatchMemory:
     def add(self, sample: Sample) -> None:
         clip = sample.clip_uint8
         if self._clips is None:
-            self._clips = self._memory.next((self._size, *clip.shape))
+            self._clips = _new_memory((self._size, *clip.shape))
         elif self._clips.shape[1:] != clip.shape:
             raise ValueError(
                 f"clips of one batch have the shapes {tuple(self._clips.shape[1:])} and "
@@ -226,15 +229,24 @@ class _BatchMemory:
         if sample.taught is not None:
             self._taught.append(sample.taught)
 
-    def filled(self) -> Batch:
-        assert self._clips is not None and len(self._samples) == self._size
-        captions, ids = zip(*self._samples, strict=True)
-        return Batch(
-            clips_uint8=self._clips,
-            captions=list(captions),
-            sample_ids=torch.tensor(ids, dtype=torch.int64),
+    def delivery(self, *, missing: int, skips: SkipLog) -> _Delivery:
+        is_full = len(self._samples) == self._size
+        return _Delivery(
+            clips_uint8=self._clips if is_full else None,
+            captions=[caption for caption, _ in self._samples],
+            sample_ids=[sample_id for _, sample_id in self._samples],
             taught=stack_taught(self._taught) if self._taught else None,
+            missing=missing,
+            skips=skips,
         )
+
+
+def _new_memory(shape: tuple[int, ...]) -> Tensor:
+    """uint8, not initialised; shared in a worker."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _replacement(reader: CorpusReader, draw: Draw, skips: SkipLog) -> Sample | None:
@@ -258,7 +270,6 @@ def decoding_workers(
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
-            prefetch_factor=BATCHES_AHEAD if workers else None,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(seed),

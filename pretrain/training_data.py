@@ -129,7 +129,6 @@ def open_shards(
         seed=config.run.seed,
         max_unreadable_fraction=data.max_unreadable_fraction,
         on_skip=_appender(skip_list) if skip_list is not None else None,
-        pinned=processes.device.type == "cuda",
         look_ahead=_look_ahead(kinds, data, cache, global_batch=data.batch_size * processes.count),
     )
     return ShardSource(loader, order)
@@ -277,6 +276,5 @@ def _view(data: DataConfig, *, size: int) -> RandomView:
 
 def _moved(clips_uint8: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
-        # Pins nothing anew if the loader has done it.
         return clips_uint8.pin_memory().to(device, non_blocking=True)
     return clips_uint8

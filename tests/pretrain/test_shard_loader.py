@@ -1,4 +1,3 @@
-import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -160,18 +159,6 @@ def test_too_much_unreadable_stops_the_run(tmp_path: Path) -> None:
     loader = open_loader(index, max_unreadable_fraction=0.05)
     with pytest.raises(TooManyUnreadableError, match=r"1\d of the last 200 samples .* is broken"):
         read(loader, 60)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_overwrite_what_was_not_fetched_yet(corpus: Path, workers: int) -> None:
-    """They have all the time to go on as far as they are let."""
-    whole = read(open_loader(corpus), 9)
-    seen, kept = [], []
-    for batch in islice(open_loader(corpus, workers=workers).batches(0), 9):
-        time.sleep(0.05)
-        seen += numbers([batch])
-        kept.append(batch)
-    assert seen == whole == numbers(kept)
 
 
 def test_leaving_early_does_not_disturb_the_next(corpus: Path) -> None:
