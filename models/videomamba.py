@@ -56,6 +56,9 @@ class VisionOutput:
     tokens: Tensor
     """[B, N_vis, C]: the visible patch tokens, in order, without the class token."""
 
+    class_token: Tensor
+    """[B, C]: the class token after the last normalisation, which pooling reads."""
+
     pooled: Tensor
     """[B, T, C] with keep_temporal, else [B, 1, C]; `pool_tokens` tells the exceptions."""
 
@@ -114,7 +117,10 @@ class VideoMamba(nn.Module):
             cls, patches, pooling=self.config.pooling, frames=frames, keep_temporal=keep_temporal
         )
         return VisionOutput(
-            tokens=patches, pooled=self.pool_norm(pooled), alignment=self._align(features, mask)
+            tokens=patches,
+            class_token=cls,
+            pooled=self.pool_norm(pooled),
+            alignment=self._align(features, mask),
         )
 
     def encode(self, clips: Tensor, *, mask: Tensor | None = None) -> VisionFeatures:

@@ -35,13 +35,12 @@ class Distillation(nn.Module):
         return self
 
     def forward(self, clips: Tensor, vision: VisionOutput, mask: Tensor | None) -> Tensor:
-        """2 - 2 cos, averaged over the visible patches; the teacher sees the whole clip."""
+        """2 - 2 cos, averaged over class and visible tokens; the teacher sees the whole clip."""
         assert self.teacher is not None and self.head is not None, "checked in the configuration"
         with torch.no_grad():
             taught = self.teacher.encode(clips).tokens[None]
-        return alignment_loss(
-            self.head(vision.tokens)[None], visible_features(taught, mask)[:, :, 1:]
-        )
+        tokens = torch.cat([vision.class_token[:, None], vision.tokens], dim=1)
+        return alignment_loss(self.head(tokens)[None], visible_features(taught, mask))
 
 
 def visible_features(features: Tensor, mask: Tensor | None) -> Tensor:
