@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -58,6 +59,8 @@ from reelscan.pretrain.train_step import TrainStep
 HIDDEN = 0.8
 TEXT_TOKENS = 32
 WARM_UPS = 3
+DIFFERENT = 64
+"""Clips that differ; further ones repeat them, or random numbers would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,10 @@ class RandomParts(Sequence[TrainingBatch]):
         if not 0 <= number < self.count:
             raise IndexError(number)
         start = self.first + number * self.size
-        clips, ids = zip(*(self._clip(row) for row in range(start, start + self.size)), strict=True)
+        frames, size = self.model.vision.frames, self.model.vision.image_size
+        rows = range(start, start + self.size)
+        made = (random_clip(row % DIFFERENT, frames, size) for row in rows)
+        clips, ids = zip(*made, strict=True)
         return TrainingBatch(
             clips=torch.stack(clips).to(self.device).float() / 64 - 2,
             text=TokenBatch(
@@ -99,12 +105,14 @@ class RandomParts(Sequence[TrainingBatch]):
             sample_ids=torch.arange(start, start + self.size, device=self.device),
         )
 
-    def _clip(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(row % 64)
-        vision = self.model.vision
-        shape = (vision.frames, 3, vision.image_size, vision.image_size)
-        clip = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        return clip, torch.randint(5, 1000, (TEXT_TOKENS,), generator=generator)
+
+@lru_cache(maxsize=DIFFERENT)
+def random_clip(seed: int, frames: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 [T, 3, S, S] and the ids [L] of its caption."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (frames, 3, size, size)
+    clip = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    return clip, torch.randint(5, 1000, (TEXT_TOKENS,), generator=generator)
 
 
 def demo_model() -> VideoTextConfig:

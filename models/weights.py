@@ -9,8 +9,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reelscan.models.weight_file import open_weights
-
 SHOWN_NAMES = 8
 
 
@@ -21,11 +19,16 @@ def load_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     (settings, optimiser) left out. Nothing in a pickled file is ever run. Raises
     FileNotFoundError, and ValueError for a file that is refused or holds no state dict.
     """
+    # Only here and below: a model in training does without the libraries that read files.
+    from reelscan.models.weight_file import open_weights
+
     return open_weights(path).load()
 
 
 def count_parameters(path: str | PathLike[str]) -> int:
     """Floating-point numbers in a .safetensors file, from its header alone. Raises ValueError."""
+    from reelscan.models.weight_file import open_weights
+
     file = open_weights(Path(path))
     return sum(
         math.prod(shape) for name, shape in file.shapes.items() if "float" in file.dtypes[name]
