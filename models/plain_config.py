@@ -55,8 +55,10 @@ def _convert(value: object, kind: Any, *, where: str) -> object:
         return _convert_choice(value, get_args(kind), where=where)
     if get_origin(kind) is tuple:
         return _convert_tuple(value, get_args(kind), where=where)
-    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+    if get_origin(kind) is Mapping:
         part = get_args(kind)[1]
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r:.80}; give an object with named values")
         return {str(key): _convert(item, part, where=where) for key, item in value.items()}
     if get_origin(kind) is Literal:
         fits = isinstance(value, str) and value in get_args(kind)

@@ -29,5 +29,6 @@ def published_options(config: "PretrainConfig") -> dict[str, object]:
             masked_language_mean="local",
         ),
         "optimizer": replace(config.optimizer, published_decay=True, clip_gradient_norm=None),
+        "guard": replace(config.guard, spike_deviations=None),
         "run": replace(config.run, precision=precision if precision == "fp32" else "bf16_weights"),
     }

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from reelscan.models.losses import clamp_temperature_, contrastive_loss, frame_similarity
+from reelscan.models.losses import (
+    clamp_temperature_,
+    contrastive_loss,
+    frame_similarity,
+    sigmoid_loss,
+)
 
 BATCH, FRAMES, WIDTH = 8, 3, 6
 
@@ -141,3 +146,48 @@ def test_vectors_of_other_widths_are_refused():
         contrastive_loss(torch.ones(8, 6), torch.ones(8, 5), temperature=1.0)
     with pytest.raises(ValueError, match="'median'"):
         frame_similarity(torch.ones(8, 6), torch.ones(8, 6), over_frames="median")
+
+
+def test_the_sigmoid_loss_judges_every_pair_on_its_own(leaves):
+    video, text, temperature = leaves
+    ids = torch.tensor([4, 9, 4, 1, 9, 9, 0, 1])
+    loss = sigmoid_loss(video, text, temperature=temperature, bias=-1.5, ids=ids)
+    expected = 0.0
+    for row in range(BATCH):
+        frames = torch.nn.functional.normalize(video[row], dim=-1)
+        for column in range(BATCH):
+            caption = torch.nn.functional.normalize(text[column], dim=-1)
+            logit = (frames @ caption).mean() / temperature - 1.5
+            chance = torch.sigmoid(logit)
+            right = chance if ids[row] == ids[column] else 1 - chance
+            expected = expected - right.log() / BATCH
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_mean_of_sigmoid_losses_over_processes_is_the_whole_batch(leaves):
+    video, text, temperature = leaves
+    whole = sigmoid_loss(video, text, temperature=temperature, bias=-1.5)
+    losses = [
+        sigmoid_loss(
+            video[start : start + 2],
+            text[start : start + 2],
+            temperature=temperature,
+            bias=-1.5,
+            all_text=text,
+            row_offset=start,
+        )
+        for start in range(0, BATCH, 2)
+    ]
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
+    torch.testing.assert_close(
+        torch.autograd.grad(torch.stack(losses).mean(), leaves),
+        torch.autograd.grad(whole, leaves),
+    )
+
+
+def test_the_sigmoid_loss_needs_what_belongs_together(leaves):
+    video, text, temperature = leaves
+    ids = torch.arange(BATCH)
+    for wrong in ({"row_offset": 2}, {"all_ids": ids}, {"all_text": text, "all_ids": ids}):
+        with pytest.raises(ValueError, match="all_"):
+            sigmoid_loss(video, text, temperature=temperature, bias=0.0, **wrong)

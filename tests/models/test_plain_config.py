@@ -1,7 +1,9 @@
 """Configurations survive json, and anything else in it is named."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -26,13 +28,25 @@ class Outer:
     mode: Literal["a", "b"] = "a"
     flag: bool = False
     mean: tuple[float, float] = (0.0, 1.0)
+    file: Path | None = None
+    inners: tuple[Inner, ...] = ()
+    losses: Mapping[str, float | None] = field(default_factory=dict)
 
 
-OUTER = Outer(inner=Inner(depth=3), name="x", mode="b", flag=True, mean=(0.25, 0.5))
+OUTER = Outer(
+    inner=Inner(depth=3),
+    name="x",
+    mode="b",
+    flag=True,
+    mean=(0.25, 0.5),
+    file=Path("a/b"),
+    inners=(Inner(depth=1), Inner(depth=7)),
+    losses={"total": 1.5, "matching": None},
+)
 
 
 def plain(config: Outer = OUTER) -> dict:
-    return json.loads(json.dumps(asdict(config)))
+    return json.loads(json.dumps(asdict(config), default=str))
 
 
 def test_a_config_comes_back_equal():
@@ -66,6 +80,11 @@ def test_whole_numbers_are_floats_where_floats_are_wanted():
         ({"mean": [1.0]}, "config.mean is .* give a list of 2 values"),
         ({"mean": "ab"}, "config.mean is 'ab'; give a list of 2 values"),
         ({"mean": [1.0, None]}, "config.mean is None; give a number"),
+        ({"file": 3}, "config.file is 3; give a path"),
+        ({"inners": 3}, "config.inners is 3; give a list"),
+        ({"inners": [{"depth": 0}]}, "config.inners: depth is 0"),
+        ({"losses": {"total": "1"}}, "config.losses is '1'; give a number"),
+        ({"losses": [1.0]}, "config.losses is .* give an object"),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_place(change, complaint):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from reelscan.models.video_text import video_text_middle
+from reelscan.pretrain.loss_options import LossOptions
 from reelscan.pretrain.pretrain_config import (
     DataConfig,
     LossWeights,
@@ -13,6 +14,7 @@ from reelscan.pretrain.pretrain_config import (
     RunConfig,
 )
 from reelscan.pretrain.stages import video_text_masked
+from reelscan.pretrain.step_options import GuardConfig, ParallelConfig
 
 SHARDS = (Path("a.index.json"),)
 TEACHER = Path("clip.safetensors")
@@ -46,6 +48,18 @@ TEACHER = Path("clip.safetensors")
         (lambda: RunConfig(precision="fp16"), "choose auto, fp32, bf16 or bf16_weights"),
         (lambda: RunConfig(scan="fast"), "choose auto, cuda, fused, chunked or mamba_ssm"),
         (lambda: RunConfig(log_every=0), "log_every is 0"),
+        (lambda: RunConfig(held_out_every=0), "held_out_every is 0"),
+        (lambda: ParallelConfig(sharding="zero"), "choose replicated or fully_sharded"),
+        (lambda: ParallelConfig(accumulate=0), "accumulate is 0"),
+        (lambda: GuardConfig(spike_deviations=0.0), "spike_deviations is 0"),
+        (lambda: GuardConfig(memory_steps=1), "memory_steps is 1"),
+        (lambda: GuardConfig(max_roll_backs=-1), "max_roll_backs is -1"),
+        (lambda: GuardConfig(on_divergence="pray"), "choose stop or roll_back"),
+        (lambda: LossOptions(contrastive="hinge"), "choose softmax or sigmoid"),
+        (
+            lambda: LossOptions(contrastive="sigmoid", contrastive_gradient="local_slice"),
+            "never published",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_named(build, message):
@@ -64,6 +78,14 @@ def test_a_setting_out_of_range_is_named(build, message):
         ({"data": DataConfig(batch_size=1)}, "at least 2"),
         ({"masked_language_probability": 0.0}, "masked_language_probability"),
         ({"initial_part": "text"}, "initial_part"),
+        ({"losses": LossWeights(distillation=1.0)}, "give both, or neither"),
+        ({"smaller_encoder": Path("small")}, "give both, or neither"),
+        ({"parallel": ParallelConfig(accumulate=7)}, "accumulate = 7 does not divide"),
+        ({"parallel": ParallelConfig(accumulate=128)}, "leaves 1 clip a part"),
+        (
+            {"published": True, "parallel": ParallelConfig(accumulate=2)},
+            "choose 1 and replicated, or precision bf16",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, message):
