@@ -11,7 +11,7 @@ import argparse
 import gc
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,10 +224,13 @@ def encoder_rows(kinds: list[str]) -> list[Row]:
     return rows
 
 
-def crossover_rows(kinds: list[str]) -> list[Row]:
+FRAMES = (8, 16, 32, 64, 128, 256, 512)
+
+
+def crossover_rows(kinds: list[str], counts: Sequence[int]) -> list[Row]:
     """Inference of all sizes over the number of frames, with as many frames in each batch."""
     rows = []
-    for frames in (8, 16, 32, 64, 128, 256, 512):
+    for frames in counts:
         batch = 512 // frames
         for kind in kinds:
             for size in VIT_WIDTHS if kind == "ViT" else SIZES:
@@ -244,6 +247,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="folder for json, markdown and plot")
     parser.add_argument("--only", nargs="+", choices=["scan", "encoder", "crossover"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--frames", type=int, nargs="+", choices=FRAMES, default=list(FRAMES))
     given = parser.parse_args()
     kinds = [kind for kind in given.kinds if kind != "published" or HAS_PUBLISHED]
     if kinds != given.kinds:
@@ -251,10 +255,14 @@ def main() -> None:
     checks = check_correctness()
     print(*checks, sep="\n", flush=True)
     rows = []
-    parts = {"scan": scan_rows, "encoder": encoder_rows, "crossover": crossover_rows}
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "scan": lambda: scan_rows(kinds),
+        "encoder": lambda: encoder_rows(kinds),
+        "crossover": lambda: crossover_rows(kinds, given.frames),
+    }
     for name, part in parts.items():
         if given.only is None or name in given.only:
-            rows += part(kinds)
+            rows += part()
             if given.to:
                 write_report(given.to, rows, checks)
     print(json.dumps([row.as_dict() for row in rows]))

@@ -99,7 +99,7 @@ def _plot(path: Path, rows: list[Row]) -> None:
             [8, 16, 32, 64, 128, 256, 512], ["8", "16", "32", "64", "128", "256", "512"]
         )
         axes.grid(alpha=0.3)
-    left.legend(fontsize=7)
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=8)
     figure.suptitle("Inference at 224 px in bfloat16 on one GPU")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=130)

@@ -1,14 +1,16 @@
 """Times the scan kernels cut in different ways, to choose what scan_plan.py says. Needs a GPU.
 
 python benchmarks/scan_tuning.py forward --clips 64 --length 1569
+python benchmarks/scan_tuning.py both --clips 8 --length 12545 --slices 1 12 24
 """
 
 import argparse
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from benchmarks.gpu_timing import measure
@@ -56,7 +58,9 @@ FORWARD_CUTS = [
 """Lanes and channels of a block."""
 
 
-def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[ForwardPlan]:
+def forward_plans(
+    length: int, chunks: list[int], lanes: list[int], slices: list[int]
+) -> list[ForwardPlan]:
     """Plans with and without a bound on registers."""
     return [
         ForwardPlan(
@@ -67,8 +71,10 @@ def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[Forw
             fma_exponentials=fma_exponentials,
             unrolled=unrolled,
             resident=resident,
+            slices=slice_count,
         )
         for (lane, channels), chunk in itertools.product(FORWARD_CUTS, chunks)
+        for slice_count in slices
         if lane in lanes
         for fma_exponentials in (0, 1)
         for unrolled in ((2, 4, 8) if lane <= 4 else (1,))
@@ -79,17 +85,16 @@ def forward_plans(length: int, chunks: list[int], lanes: list[int]) -> list[Forw
 
 def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
     cuts = [
-        (4, 2, 1),
-        (4, 2, 2),
-        (4, 2, 3),
-        (4, 2, 4),
-        (4, 2, 5),
-        (8, 2, 1),
-        (8, 2, 2),
-        (4, 1, 4),
-        (2, 2, 4),
-        (2, 2, 6),
-        (2, 2, 8),
+        (4, 2, 2, 1),
+        (4, 2, 2, 2),
+        (4, 2, 3, 2),
+        (4, 2, 4, 2),
+        (4, 2, 4, 4),
+        (4, 2, 5, 4),
+        (8, 2, 1, 1),
+        (8, 2, 2, 2),
+        (4, 1, 5, 2),
+        (2, 2, 8, 2),
     ]
     return [
         BackwardPlan(
@@ -99,50 +104,50 @@ def backward_plans(length: int, chunks: list[int]) -> list[BackwardPlan]:
             chunk_steps=chunk_steps(length, chunk),
             fma_exponentials=fma,
             resident=resident,
+            parts=parts,
         )
         for chunk in chunks
-        for warps, per, resident in cuts
-        for fma in (0,)
+        for warps, per, resident, parts in cuts
+        for fma in (0, 1)
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pass_", choices=["forward", "backward", "checkpoints"])
+    parser.add_argument("pass_", choices=["forward", "both", "backward", "checkpoints"])
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--length", type=int, default=1569)
     parser.add_argument("--channels", type=int, default=1152)
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--chunks", type=int, nargs="+", default=[1])
     parser.add_argument("--lanes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--slices", type=int, nargs="+", default=[1])
     parser.add_argument("--best", type=int, default=6)
     given = parser.parse_args()
-    inputs = make_inputs(given.clips, given.length, given.channels, given.groups)
+    both = given.pass_ == "both"
+    inputs = make_inputs(given.clips, given.length, given.channels, 2 if both else given.groups)
+    inputs = replace(inputs, reversed_groups=0b10 if both else 0)
     y, checkpoints = torch.empty_like(inputs.u), new_checkpoints(inputs)
     z = torch.randn_like(inputs.u)
     run_forward(inputs, ForwardOutputs(y=y, checkpoints=checkpoints))
-    wanted = None if given.pass_ == "forward" else checkpoints
+    wanted = checkpoints if given.pass_ == "checkpoints" else None
 
     def work(plan: ForwardPlan | BackwardPlan) -> Callable[[], object]:
         if isinstance(plan, BackwardPlan):
             return lambda: run_backward(inputs, y, checkpoints, plan=plan)
-        outputs = ForwardOutputs(y=y, checkpoints=wanted)
-        return lambda: run_forward(inputs, outputs, z=z, plan=plan)
+        outputs = ForwardOutputs(y=y[:1] if both else y, checkpoints=wanted)
+        return lambda: run_forward(inputs, outputs, z=z, plan=plan, meets=both)
 
-    plans: list[ForwardPlan | BackwardPlan] = [
-        *(
-            backward_plans(given.length, given.chunks)
-            if given.pass_ == "backward"
-            else forward_plans(
-                given.length, given.chunks, given.lanes, given.clips * given.channels * given.groups
-            )
-        )
-    ]
+    plans: Sequence[ForwardPlan | BackwardPlan] = (
+        backward_plans(given.length, given.chunks)
+        if given.pass_ == "backward"
+        else forward_plans(given.length, given.chunks, given.lanes, given.slices)
+    )
     with ThreadPoolExecutor(16) as pool:  # NVRTC compiles without holding the interpreter.
         for _ in pool.map(lambda plan: work(plan)(), plans):
             pass
     torch.cuda.synchronize()
-    timed = sorted((measure(work(plan), repetitions=10).milliseconds, str(plan)) for plan in plans)
+    timed = sorted((measure(work(plan), captured=True).milliseconds, str(plan)) for plan in plans)
     print(f"# {given}")
     for time, plan in timed[: given.best]:
         print(json.dumps({"ms": round(time, 4), "plan": plan}))
