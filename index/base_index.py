@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from reelscan.index.derived_file import IndexStamp
 from reelscan.index.exact_search import BestSoFar
 from reelscan.index.faiss_selection import (
+    Allowed,
     Selection,
     all_but,
-    only,
     search_parameters,
 )
 from reelscan.index.stored_vectors import StoredVectors
@@ -39,21 +39,23 @@ class BaseIndex:
         *,
         top: int,
         gone: NDArray[np.int64],
-        among: NDArray[np.int64] | None,
+        among: Allowed | None,
     ) -> BestSoFar:
         """The K best for `queries` [Q, E], without the ids in `gone`, or only those in `among`.
 
-        Both are ascending ids of segments in the file; `among` holds none of `gone`.
+        `gone` are ascending ids of the file; `among` holds none of them.
         """
         best = BestSoFar(queries, top=top)
         if among is None:
             alive = self.stamp.vectors - len(gone)
             best.merge(*self._find(queries, top, alive, all_but(gone)))
-        elif len(among) <= _SCAN_ROWS and self.stamp.lists:
-            rows = self.vectors.read(among)
+            return best
+        passing = among.count_up_to(self.stamp.last_segment)
+        if passing <= _SCAN_ROWS and self.stamp.lists:
+            rows = self.vectors.read(among.segment_ids[:passing])
             best.see(rows.vectors, rows.segment_ids)
         else:
-            best.merge(*self._find(queries, top, len(among), only(among)))
+            best.merge(*self._find(queries, top, passing, among.selection))
         return best
 
     def _find(
@@ -87,10 +89,13 @@ class BaseIndex:
     def _score_again(
         self, queries: NDArray[np.float32], ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        rows = self.vectors.read(np.unique(ids[ids >= 0]))
-        places = np.searchsorted(rows.segment_ids, ids)
-        places = np.minimum(places, len(rows.segment_ids) - 1)
-        # Ids that were deleted in the meantime have no vector any more.
-        found = rows.segment_ids[places] == ids
-        scores = np.einsum("qe,qke->qk", queries, rows.vectors[places])
-        return scores, np.where(found, ids, -1)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        kept = np.full(ids.shape, -1, np.int64)
+        # One query at a time: their candidates together may be more than memory holds.
+        for row, query in enumerate(queries):
+            rows = self.vectors.read(ids[row][ids[row] >= 0])
+            # Ids that were deleted in the meantime have no vector any more.
+            found = len(rows.segment_ids)
+            scores[row, :found] = rows.vectors @ query
+            kept[row, :found] = rows.segment_ids
+        return scores, kept

@@ -26,6 +26,7 @@ from reelscan.index.collection_stats import CollectionStats, collection_stats
 from reelscan.index.compactor import Compactor
 from reelscan.index.database import DATABASE_NAME, Database
 from reelscan.index.derived_file import IndexStamp, remembered_settings
+from reelscan.index.faiss_selection import Allowed
 from reelscan.index.index_build import OnProgress
 from reelscan.index.index_settings import IndexSettings
 from reelscan.index.layout_upgrade import bring_up_to_date
@@ -298,7 +299,7 @@ class Collection:
 
     def passing(self, where: str) -> NDArray[np.int64]:
         """Ids of the segments that a condition (`where.py`) lets pass, ascending; ValueError."""
-        return self._filters.passing(where)
+        return self._filters.passing(where).segment_ids
 
     def search(
         self,
@@ -331,7 +332,7 @@ class Collection:
                 continue
             if one_per_video:
                 hits = [best_of_each_video(one) for one in hits]
-                available = len(self) if allowed is None else len(allowed)
+                available = len(self) if allowed is None else len(allowed.segment_ids)
                 if wanted < available and any(len(one) < top for one in hits):
                     wanted *= 4
                     continue
@@ -348,14 +349,15 @@ class Collection:
             raise ValueError("queries hold values that are not finite; check the encoder")
         return queries
 
-    def _allowed(
-        self, where: str | None, among: NDArray[np.int64] | None
-    ) -> NDArray[np.int64] | None:
-        """Ids that are there and pass, ascending; None: all."""
-        if where is None and among is None:
-            return None
-        passing = self.vectors.segment_ids() if where is None else self.passing(where)
-        return passing if among is None else np.intersect1d(passing, among)
+    def _allowed(self, where: str | None, among: NDArray[np.int64] | None) -> Allowed | None:
+        """What is there and passes; None: all."""
+        if among is None:
+            return None if where is None else self._filters.passing(where)
+        existing = self._filters.existing(among)
+        if where is None:
+            return existing
+        passing = self._filters.passing(where).contains(existing.segment_ids)
+        return Allowed(existing.segment_ids[passing])
 
     def vectors_of(self, segment_ids: Sequence[int]) -> NDArray[np.float32]:
         """The vectors [N, E] of these segments, in their order; KeyError for one that is gone."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from reelscan.index.collection import Collection
 from reelscan.index.decode_ahead import decode_ahead
 from reelscan.index.embed_plan import EmbedPlan, make_plan, videos_gone
+from reelscan.index.index_settings import IndexSettings
 from reelscan.index.manifest import MANIFEST_NAME, Manifest
 from reelscan.index.quarantine import QuarantinedVideo, quarantined_now
 from reelscan.index.segment_frames import read_segments
@@ -102,6 +103,7 @@ def embed_folder(
     remove_missing: bool = False,
     retry_quarantined: bool = False,
     shard: Shard | None = None,
+    memory_bytes: int | None = None,
     on_progress: Callable[[EmbedProgress], None] | None = None,
 ) -> EmbedReport:
     """Embed the videos below `folder` into the collection, which is made if it is not there.
@@ -114,7 +116,8 @@ def embed_folder(
     has the other ways to cut. Memory is bounded by `batch_size` and
     `workers` (decoding threads), not by the length of the videos. `model_path` is kept in the
     collection, for searches that do not name a model. `shard` limits the run to its videos,
-    and leaves the index file to the collection that shards are merged into.
+    and leaves the index file to the collection that shards are merged into. `memory_bytes` is what
+    the index file may take (`IndexSettings`); None: as before.
 
     Raises:
         FingerprintMismatch: the collection was made by another encoder.
@@ -133,7 +136,10 @@ def embed_folder(
     everything = list_videos(root)
     # A shard may be left without videos, where the folder has some.
     listing = everything if shard is None else shard.of_listing(everything)
-    with _open_or_create(encoder, root, Path(collection_path), windowing, everything) as collection:
+    settings = None if memory_bytes is None else IndexSettings(memory_bytes=memory_bytes)
+    with _open_or_create(
+        encoder, root, Path(collection_path), windowing, everything, settings
+    ) as collection:
         _refuse_other_settings(collection, root, windowing)
         collection.lock()
         gone = videos_gone(collection, root, listing, remove_missing=remove_missing)
@@ -276,7 +282,12 @@ class _Run:
 
 
 def _open_or_create(
-    encoder: Encoder, root: Path, path: Path, windowing: Windowing, listing: FolderListing
+    encoder: Encoder,
+    root: Path,
+    path: Path,
+    windowing: Windowing,
+    listing: FolderListing,
+    settings: IndexSettings | None,
 ) -> Collection:
     if not (path / MANIFEST_NAME).exists():
         if not listing.videos and not listing.unrecordable:
@@ -291,8 +302,8 @@ def _open_or_create(
             windowing=windowing,
             preprocessing=json.loads(json.dumps(asdict(encoder.preprocessing))),
         )
-        return Collection.create(path, manifest=manifest)
-    return Collection.open(path, fingerprint=encoder.fingerprint)
+        return Collection.create(path, manifest=manifest, settings=settings)
+    return Collection.open(path, fingerprint=encoder.fingerprint, settings=settings)
 
 
 def _refuse_other_settings(collection: Collection, root: Path, windowing: Windowing) -> None:

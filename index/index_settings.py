@@ -81,7 +81,8 @@ def choose_kind(vectors: int, *, embed_dim: int, settings: IndexSettings) -> Ind
             )
     raise ValueError(
         f"{vectors} vectors need an index of at least {needed / 2**30:.2f} GiB, and "
-        f"{settings.memory_bytes / 2**30:.2f} GiB are allowed: give it more memory (--memory)"
+        f"{settings.memory_bytes / 2**30:.2f} GiB are allowed: give it more, as with "
+        "`reelscan index rebuild COLLECTION --memory 8GiB`"
     )
 
 

@@ -24,6 +24,7 @@ from reelscan.index.derived_file import (
     why_unusable,
 )
 from reelscan.index.exact_search import BestSoFar
+from reelscan.index.faiss_selection import Allowed
 from reelscan.index.index_settings import IndexSettings
 from reelscan.index.manifest import CollectionError
 from reelscan.index.stored_vectors import StoredVectors, VectorRows
@@ -43,15 +44,13 @@ class View:
     """Ids of the base that were deleted, ascending."""
 
     def search(
-        self, queries: NDArray[np.float32], *, top: int, among: NDArray[np.int64] | None = None
+        self, queries: NDArray[np.float32], *, top: int, among: Allowed | None = None
     ) -> BestSoFar:
-        """The `top` best for `queries` [Q, E]; `among` (ascending, of this state) limits them."""
-        last = self.base.stamp.last_segment
-        within = None if among is None else among[: np.searchsorted(among, last, side="right")]
-        best = self.base.search(queries, top=top, gone=self.gone, among=within)
+        """The `top` best for `queries` [Q, E]; `among` (ids of this state) limits them."""
+        best = self.base.search(queries, top=top, gone=self.gone, among=among)
         ids, vectors = self.fresh.segment_ids, self.fresh.vectors
-        if among is not None:
-            passing = np.isin(ids, among, assume_unique=True)
+        if among is not None and len(ids):
+            passing = among.contains(ids)
             ids, vectors = ids[passing], vectors[passing]
         if len(ids):
             best.see(vectors, ids)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reelscan.index.database import Database
+from reelscan.index.faiss_selection import Allowed
 from reelscan.index.where import Comparison, Condition, Field, Not, Value, parse_where
 
 _COLUMNS = {
@@ -37,10 +38,10 @@ class Filters:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._answers: OrderedDict[tuple[str, int], NDArray[np.int64]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, int], Allowed] = OrderedDict()
 
-    def passing(self, where: str) -> NDArray[np.int64]:
-        """Ids of the segments that pass, ascending.
+    def passing(self, where: str) -> Allowed:
+        """The segments that pass.
 
         Raises:
             ValueError: the condition cannot be read, or no segment has a field it names.
@@ -49,11 +50,19 @@ class Filters:
             generation = int(self._database.rows("SELECT generation FROM state")[0][0])
             known = self._answers.get((where, generation))
             if known is None:
-                known = self._ask(parse_where(where))
+                known = Allowed(self._ask(parse_where(where)))
                 self._answers[where, generation] = known
                 while len(self._answers) > _KEPT:
                     self._answers.popitem(last=False)
             return known
+
+    def existing(self, segment_ids: NDArray[np.int64]) -> Allowed:
+        """Those of these ids that are there."""
+        rows = self._database.rows(
+            "SELECT id FROM segments WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+            (json.dumps(segment_ids.tolist()),),
+        )
+        return Allowed(np.fromiter((row[0] for row in rows), np.int64, count=len(rows)))
 
     def _ask(self, condition: Condition) -> NDArray[np.int64]:
         for field in _fields_of(condition):

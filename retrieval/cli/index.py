@@ -12,7 +12,7 @@ from reelscan.index.windowing import Windowing
 from reelscan.models.model_directory import load_model
 from reelscan.retrieval.cli.arguments import as_json, parse_action, parse_arguments
 from reelscan.retrieval.cli.device import best_device
-from reelscan.retrieval.cli.index_actions import ACTIONS, run_action
+from reelscan.retrieval.cli.index_actions import ACTIONS, bytes_of, run_action
 from reelscan.retrieval.cli.interchange_actions import INTERCHANGE_ACTIONS, run_interchange
 from reelscan.retrieval.cli.progress import StageProgress, notice
 from reelscan.retrieval.model_choice import choose_model
@@ -62,6 +62,8 @@ class Command:
     """Try again the videos that were set aside earlier, changed or not."""
     compare_content: bool = False
     """Find changed videos by content (sha256), not by size and time."""
+    memory: str | None = None
+    """What the search index may take, as 4GiB or 500MiB; None: as before (4GiB at first)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     json: bool = False
@@ -99,6 +101,7 @@ def main(arguments: list[str]) -> int:
             remove_missing=command.remove_missing,
             retry_quarantined=command.retry_quarantined,
             shard=shard,
+            memory_bytes=None if command.memory is None else bytes_of(command.memory),
             on_progress=show,
         )
     if shard is not None:

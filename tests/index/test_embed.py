@@ -398,3 +398,9 @@ def test_a_segment_read_again_shows_the_same_frames(folder, window_seconds):
             name="a.mp4",
         )
         assert torch.equal(clip.frames_uint8, window.clip.frames_uint8)
+
+
+def test_the_index_is_limited_to_the_memory_asked_for(folder):
+    embed(folder, memory_bytes=123_456)
+    with Collection.open(folder.parent / "my.collection", read_only=True) as collection:
+        assert collection.stats().index.memory_bytes == 123_456

@@ -49,7 +49,7 @@ def test_the_most_exact_kind_that_fits_is_chosen(vectors, memory, expected):
 
 
 def test_too_little_memory_says_how_much_is_needed():
-    with pytest.raises(ValueError, match=r"at least 3\.76 GiB.*--memory"):
+    with pytest.raises(ValueError, match=r"at least 3\.76 GiB.*rebuild.*--memory"):
         choose_kind(10**8, embed_dim=512, settings=IndexSettings(memory_bytes=2**30))
 
 
