@@ -19,6 +19,7 @@ The last line is JSON with the same figures.
 """
 
 import argparse
+import ctypes
 import io
 import json
 import os
@@ -48,7 +49,8 @@ from reelscan.video.sampling import middle_indices
 from reelscan.video.transforms import resize
 
 FRAMES, SIZE, BATCH = 8, 224, 32
-COPIES, SMALL_CLIPS = {"large": 16, "small": 256}, 4096
+COPIES, SMALL_CLIPS = {"large": 16, "small": 192}, 4096
+PR_SET_THP_DISABLE = 41
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
 
@@ -191,6 +193,11 @@ def resident_mb() -> float:
     return total / 1024
 
 
+def without_huge_pages() -> None:
+    """The kernel would join pages into larger ones in its own time, which looks like growth."""
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
 def memory_over_epochs(index: Path, *, epochs: int) -> Iterator[float]:
     """MB in use after each quarter of an epoch, with a worker process."""
     source = source_of(index, size=32, workers=1, batch_size=16)
@@ -217,7 +224,9 @@ def measured(index: Path, *, rounds: int, workers: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of which the fastest counts")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")
     arguments = parser.parse_args()
@@ -232,6 +241,7 @@ def main() -> None:
             )
             for group, videos in write_videos(folder).items()
         }
+        without_huge_pages()
         small = shards_of(write_small_clips(folder), folder, name="many")
         memory = list(memory_over_epochs(small, epochs=2))
     for group, speeds in figures.items():
