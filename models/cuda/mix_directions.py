@@ -65,7 +65,7 @@ def _scan_all(scan: ScanInputs, *, z: Tensor | None, checkpoints: Tensor | None 
     """The directions summed [B, L, D], gated where z is given."""
     groups = scan.u.shape[0]
     gate = None if z is None else z.unsqueeze(0).expand(groups, -1, -1, -1)
-    plan = forward_plan(scan, groups=groups)
+    plan = forward_plan(scan, groups=groups, meets=groups == 2)
     if groups == 2 and plan.chunks == 1 and scan.u.is_cuda:
         y = torch.empty(1, *scan.u.shape[1:], dtype=scan.u.dtype, device=scan.u.device)
         outputs = ForwardOutputs(y=y, checkpoints=checkpoints)

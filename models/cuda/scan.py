@@ -93,7 +93,7 @@ def run_forward(
     """
     groups, clips, length, channels, states = inputs.sizes
     scanned = groups if group is None else 1
-    plan = plan or forward_plan(inputs, groups=scanned)
+    plan = plan or forward_plan(inputs, groups=scanned, meets=meets)
     lane_macros = _lane_macros(plan)
     entering = _entering_states(inputs, start, plan, lane_macros, group)
     copied = [t for t in (inputs.u, inputs.delta, z, other, outputs.y) if t is not None]
@@ -146,7 +146,7 @@ def run_forward(
     )
 
 
-def forward_plan(inputs: ScanInputs, *, groups: int) -> ForwardPlan:
+def forward_plan(inputs: ScanInputs, *, groups: int, meets: bool = False) -> ForwardPlan:
     """How a launch that scans so many of the groups is cut."""
     _, clips, length, channels, states = inputs.sizes
     return plan_forward(
@@ -155,6 +155,7 @@ def forward_plan(inputs: ScanInputs, *, groups: int) -> ForwardPlan:
         channels=channels,
         states=states,
         multiprocessors=inputs.multiprocessors(),
+        meets=meets,
     )
 
 

@@ -74,9 +74,18 @@ def padded_states(states: int) -> int:
 
 @cache
 def plan_forward(
-    *, sequences: int, length: int, channels: int, states: int, multiprocessors: int
+    *,
+    sequences: int,
+    length: int,
+    channels: int,
+    states: int,
+    multiprocessors: int,
+    meets: bool = False,
 ) -> ForwardPlan:
-    """For G x B = `sequences` sequences scanned in one launch; cuts as measured on an H100."""
+    """For G x B = `sequences` sequences scanned in one launch; cuts as measured on an H100.
+
+    `meets`: two directions run in it and meet halfway.
+    """
     warps = sequences * channels / 32 / multiprocessors
     lanes = 2
     while lanes < 8 and warps * lanes < _WARPS_WANTED / 2 and _lanes_fit(2 * lanes, states):
@@ -90,13 +99,13 @@ def plan_forward(
     small = lanes == 2 and states <= 16
     busy = warps * lanes * chunks >= _WARPS_WANTED
     blocks = sequences * chunks * -(-channels // 64)
-    sliced = small and chunks == 1 and not busy and length >= 2 * _SLICE_STEPS
+    sliced = meets and small and chunks == 1 and not busy and length >= 2 * _SLICE_STEPS
     return ForwardPlan(
         lanes=lanes,
         channels={2: 32 if sliced else 64, 4: 16, 8: 16}[lanes],
         chunks=chunks,
         chunk_steps=chunk_steps,
-        unrolled=8 if small else 2 if lanes == 4 and states <= 16 else 1,
+        unrolled=(8 if meets else 4) if small else 2 if lanes == 4 and states <= 16 else 1,
         resident=4 if sliced or (small and busy and blocks > 3 * multiprocessors) else 1,
         slices=length // _SLICE_STEPS if sliced else 1,
     )
