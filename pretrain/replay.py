@@ -17,7 +17,7 @@ from reelscan.pretrain.checkpoint_files import newest_checkpoint
 from reelscan.pretrain.distributed import Processes, choose_device
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_setup import set_up
-from reelscan.pretrain.shard_loader import Batch
+from reelscan.pretrain.shard_loader import join_batches
 from reelscan.pretrain.skipped_batch import SkippedStep, read_skipped
 from reelscan.pretrain.step_options import ParallelConfig
 from reelscan.pretrain.train_step import TrainStep
@@ -67,11 +67,7 @@ def replay_step(
             "not take: give another precision"
         )
     parts = len(batches) * config.parallel.accumulate
-    whole = Batch(
-        clips_uint8=torch.cat([batch.clips_uint8 for batch in batches]),
-        captions=[caption for batch in batches for caption in batch.captions],
-        sample_ids=torch.cat([batch.sample_ids for batch in batches]),
-    )
+    whole = join_batches(batches)
     config = replace(
         config,
         data=replace(config.data, batch_size=len(whole.captions)),

@@ -1,4 +1,4 @@
-"""Batches of a run, decoded in worker processes, each batch by one of them.
+"""Batches of a run, decoded in worker processes, each batch or part of one by one of them.
 
 Axes: B clips, T frames, 3 colours, S x S pixels.
 """
@@ -59,6 +59,24 @@ class Batch:
         )
 
 
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """One batch of several, at least one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    taught = [part.taught for part in parts if part.taught is not None]
+    return Batch(
+        clips_uint8=torch.cat([part.clips_uint8 for part in parts]),
+        captions=[caption for part in parts for caption in part.captions],
+        sample_ids=torch.cat([part.sample_ids for part in parts]),
+        taught=TeacherOutput(
+            features=torch.cat([each.features for each in taught], dim=1),
+            attention=torch.cat([each.attention for each in taught]),
+        )
+        if taught
+        else None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LookAhead:
     """Remote shards are fetched before they are needed."""
@@ -95,7 +113,8 @@ class ShardLoader:
     that decode; 0 decodes in this one. A sample that cannot be read is replaced by one that comes
     next; above `max_unreadable_fraction` of the last ones (up to `SAMPLES_REMEMBERED`, at least
     `SAMPLES_BEFORE_JUDGING`) the run stops. `on_skip` is given what was left out, each thing once.
-    `look_ahead`: None fetches remote shards when they are needed.
+    `look_ahead`: None fetches remote shards when they are needed. `parts`, which divide the batch,
+    are decoded each by another worker: a worker holds one part in memory, not a whole batch.
     """
 
     def __init__(
@@ -110,7 +129,9 @@ class ShardLoader:
         max_unreadable_fraction: float = 1.0,
         on_skip: Callable[[Skipped], None] | None = None,
         look_ahead: LookAhead | None = None,
+        parts: int = 1,
     ) -> None:
+        assert batch_size % parts == 0, "checked in the configuration"
         self.skips = SkipLog()
         """What was left out so far, replacements that could not be read either included."""
         self._decoding = _DecodedBatches(readers)
@@ -121,6 +142,7 @@ class ShardLoader:
         self._max_unreadable_fraction = max_unreadable_fraction
         self._on_skip = on_skip
         self._look_ahead = look_ahead
+        self._parts = parts
         self._asked = self._missing = 0
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -128,23 +150,32 @@ class ShardLoader:
         deliveries = decoding_workers(
             self._decoding, sampler=self._requests(start), workers=self._workers, seed=self._seed
         )
-        for delivery in deliveries:
-            yield Batch(
-                clips_uint8=self._accepted(delivery),
-                captions=delivery.captions,
-                sample_ids=torch.tensor(delivery.sample_ids, dtype=torch.int64),
-                taught=delivery.taught,
-            )
+        while True:
+            yield join_batches([self._part(next(deliveries)) for _ in range(self._parts)])
+
+    def _part(self, delivery: _Delivery) -> Batch:
+        return Batch(
+            clips_uint8=self._accepted(delivery),
+            captions=delivery.captions,
+            sample_ids=torch.tensor(delivery.sample_ids, dtype=torch.int64),
+            taught=delivery.taught,
+        )
 
     def _requests(self, start: int) -> Iterator[list[Draw]]:
         if self._look_ahead is None:
-            yield from (self._order.draws(number, places=self._places) for number in count(start))
+            for number in count(start):
+                yield from self._draws_of_parts(number)
             return
         with ShardPrefetch(self._look_ahead.cache) as prefetch:
             for number in count(start):
                 later = self._order.draws(number + self._look_ahead.batches, places=self._places)
                 prefetch.want(self._decoding.remote_shards(later))
-                yield self._order.draws(number, places=self._places)
+                yield from self._draws_of_parts(number)
+
+    def _draws_of_parts(self, number: int) -> Iterator[list[Draw]]:
+        draws = self._order.draws(number, places=self._places)
+        size = len(draws) // self._parts
+        return (draws[start : start + size] for start in range(0, len(draws), size))
 
     def _accepted(self, delivery: _Delivery) -> Tensor:
         """Its clips, after taking note of what was left out."""
@@ -154,7 +185,7 @@ class ShardLoader:
         if self._asked >= SAMPLES_REMEMBERED:
             # Half of what was: a disk that fails late must show as clearly as one that fails early.
             self._asked, self._missing = self._asked // 2, self._missing // 2
-        self._asked += len(self._places)
+        self._asked += len(self._places) // self._parts
         self._missing += delivery.missing
         if delivery.clips_uint8 is None:
             raise TooManyUnreadableError(

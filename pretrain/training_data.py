@@ -130,6 +130,7 @@ def open_shards(
         max_unreadable_fraction=data.max_unreadable_fraction,
         on_skip=_appender(skip_list) if skip_list is not None else None,
         look_ahead=_look_ahead(kinds, data, cache, global_batch=data.batch_size * processes.count),
+        parts=config.parallel.accumulate,
     )
     return ShardSource(loader, order)
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 from toy_shards import COUNT, SIZES, decode, write_corpus
 
+from reelscan.models.clip_vit import TeacherOutput
 from reelscan.pretrain.sample_order import BatchOrder, CorpusOrder, KindOrder
 from reelscan.pretrain.shard_list import open_corpus
-from reelscan.pretrain.shard_loader import Batch, ShardLoader, TooManyUnreadableError
+from reelscan.pretrain.shard_loader import (
+    Batch,
+    ShardLoader,
+    TooManyUnreadableError,
+    join_batches,
+)
 from reelscan.pretrain.shard_reader import CorpusReader, Decode
 from reelscan.pretrain.shard_store import Retries, ShardStore
 from reelscan.pretrain.skip_log import Skipped
@@ -197,3 +203,34 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     assert sorted(order) == list(range(12)) != order
     assert all(order[order.index(first) + 1] == first + 1 for first in range(0, 12, 2))
     assert sum(SIZES) == COUNT
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_decoded_in_parts_is_the_same(corpus, workers):
+    whole = list(islice(open_loader(corpus, batch_size=4).batches(1), 3))
+    loader = open_loader(corpus, batch_size=4, parts=2, workers=workers)
+    parts = list(islice(loader.batches(1), 3))
+    assert numbers(parts) == numbers(whole)
+    for one, other in zip(parts, whole, strict=True):
+        assert one.captions == other.captions
+        assert torch.equal(one.sample_ids, other.sample_ids)
+        assert torch.equal(one.clips_uint8, other.clips_uint8)
+
+
+def test_joining_puts_back_what_was_taken_apart():
+    features = torch.arange(2 * 4 * 5 * 3.0).view(2, 4, 5, 3)
+    batch = Batch(
+        clips_uint8=torch.randint(256, (4, 2, 3, 4, 4), dtype=torch.uint8),
+        captions=["a", "b", "c", "d"],
+        sample_ids=torch.arange(4),
+        taught=TeacherOutput(features=features, attention=torch.arange(16.0).view(8, 2)),
+    )
+    joined = join_batches([batch.rows(slice(0, 1)), batch.rows(slice(1, 4))])
+    assert joined.captions == batch.captions
+    for one, other in (
+        (joined.clips_uint8, batch.clips_uint8),
+        (joined.sample_ids, batch.sample_ids),
+        (joined.taught.features, batch.taught.features),
+        (joined.taught.attention, batch.taught.attention),
+    ):
+        assert torch.equal(one, other)
