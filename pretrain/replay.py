@@ -17,10 +17,11 @@ from reelscan.pretrain.checkpoint_files import newest_checkpoint
 from reelscan.pretrain.distributed import Processes, choose_device
 from reelscan.pretrain.pretrain_config import PretrainConfig
 from reelscan.pretrain.run_setup import set_up
-from reelscan.pretrain.shard_loader import join_batches
+from reelscan.pretrain.shard_loader import Batch, join_batches
 from reelscan.pretrain.skipped_batch import SkippedStep, read_skipped
-from reelscan.pretrain.step_options import ParallelConfig
 from reelscan.pretrain.train_step import TrainStep
+
+Precision = Literal["fp32", "bf16", "bf16_weights"]
 
 CHECKPOINTS, SETTINGS = "checkpoints", "settings.json"
 
@@ -48,7 +49,7 @@ def replay_step(
     *,
     checkpoint: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["fp32", "bf16", "bf16_weights"] | None = None,
+    precision: Precision | None = None,
 ) -> Replay:
     """Does the step of a file `RUN/skipped/step-N-process-P.safetensors` again, of all processes.
 
@@ -58,23 +59,8 @@ def replay_step(
     """
     skipped, batches = read_skipped(file)
     run = file.resolve().parent.parent
-    config = _configuration(run)
-    if precision is not None:
-        config = replace(config, run=replace(config.run, precision=precision))
-    if len(batches) > 1 and config.run.precision == "bf16_weights":
-        raise ValueError(
-            "a step of several processes is replayed in parts, which precision bf16_weights does "
-            "not take: give another precision"
-        )
-    parts = len(batches) * config.parallel.accumulate
     whole = join_batches(batches)
-    config = replace(
-        config,
-        data=replace(config.data, batch_size=len(whole.captions)),
-        parallel=ParallelConfig(
-            accumulate=parts, recompute_fusion=config.parallel.recompute_fusion
-        ),
-    )
+    config = _in_one_process(_configuration(run), whole, parts=len(batches), precision=precision)
     alone = Processes(rank=0, count=1, device=choose_device(device))
     setup = set_up(config, alone.device)
     take_step = TrainStep(setup.objective, config=config, processes=alone, total_steps=1)
@@ -101,6 +87,27 @@ def replay_step(
             for name, parameter in setup.objective.trained_parameters()
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
         ),
+    )
+
+
+def _in_one_process(
+    config: PretrainConfig, whole: Batch, *, parts: int, precision: Precision | None
+) -> PretrainConfig:
+    """The run's settings for the batches of so many processes one after the other."""
+    run = config.run if precision is None else replace(config.run, precision=precision)
+    if parts > 1 and run.precision == "bf16_weights":
+        raise ValueError(
+            "a step of several processes is replayed in parts, which precision bf16_weights does "
+            "not take: give another precision"
+        )
+    parallel = replace(
+        config.parallel, sharding="replicated", accumulate=parts * config.parallel.accumulate
+    )
+    return replace(
+        config,
+        run=run,
+        data=replace(config.data, batch_size=len(whole.captions)),
+        parallel=parallel,
     )
 
 
