@@ -46,6 +46,8 @@ def combine(parts: NDArray[np.float32], query: Query, sample: NDArray[np.float32
     spreads = similar.std(axis=0) if len(sample) else np.zeros(len(parts))
     spreads = np.where(spreads > 1e-6, spreads, 1.0)
     shares = weights / np.abs(weights).sum() / spreads
+    wanted = weights > 0
+    shares[wanted] *= 1 + _shared((similar - means) / spreads, weights, wanted)
     return QueryVectors(
         parts=parts,
         weights=weights,
@@ -53,6 +55,21 @@ def combine(parts: NDArray[np.float32], query: Query, sample: NDArray[np.float32
         offset=-float(shares @ means),
         usual=0.0,
     )
+
+
+def _shared(
+    standard: NDArray[np.float64], weights: NDArray[np.float32], wanted: NDArray[np.bool_]
+) -> float:
+    """How much of the wanted parts the unwanted ones hold, by their weights.
+
+    standard [N, P]: similarities of segments in standard deviations above the mean.
+    """
+    of_wanted = standard[:, wanted] @ weights[wanted]
+    variance = float(of_wanted @ of_wanted)
+    if variance < 1e-9:
+        return 0.0
+    slopes = standard[:, ~wanted].T @ of_wanted / variance
+    return float(np.abs(weights[~wanted]) @ np.maximum(slopes, 0.0))
 
 
 def embed_parts(query: Query, encoder: Encoder) -> NDArray[np.float32]:

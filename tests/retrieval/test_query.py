@@ -72,9 +72,21 @@ def test_each_part_counts_by_its_weight_whatever_its_spread():
     vectors = combine(parts, query, sample.astype(np.float32))
     scores = sample @ vectors.vector + vectors.offset
     standard = (sample - sample.mean(axis=0)) / sample.std(axis=0)
-    expected = (2 * standard[:, 0] + standard[:, 1] - standard[:, 2]) / 4
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    liked = 2 * standard[:, 0] + standard[:, 1]
+    # What is unwanted counts by what is left of it once the wanted parts explain what they can.
+    unliked = standard[:, 2] - max(0, (standard[:, 2] @ liked) / (liked @ liked)) * liked
+    np.testing.assert_allclose(scores, (liked - unliked) / 4, atol=1e-4)
     assert vectors.usual == 0.0
+
+
+def test_what_is_unwanted_does_not_cancel_what_is_looked_for():
+    sample = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    parts = np.array([[1, 0, 0, 0], [0.9, 0.43589, 0, 0]], np.float32)
+    query = Query(parts=(Part(text="a red car"), Part(text="a red car at night", weight=-1.0)))
+    vectors = combine(parts, query, sample)
+    scores = sample @ vectors.vector
+    assert np.corrcoef(scores, sample[:, 0])[0, 1] > 0.6
+    assert np.corrcoef(scores, sample[:, 1])[0, 1] < -0.3
 
 
 def test_one_part_keeps_its_similarity():
