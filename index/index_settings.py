@@ -23,8 +23,8 @@ class IndexSettings:
     memory_bytes: int = 4 * 2**30
     """What the index file may take, which is also what it takes of memory when all is in use."""
     exact_bytes: int = 64 * 2**20
-    """Up to this many bytes of vectors, all are compared: 32,768 of 512, in about 7 ms a query on
-    one core; at that size inverted lists take over with a tenth of it."""
+    """Up to this many bytes of vectors, all are compared: 32,768 of 512, measured at 9 ms a query
+    on one core. Inverted lists take a tenth of that, and may miss something."""
     recall_at_10: float = 0.97
     """What lists to look into and candidates to score are chosen for, measured at building."""
     recall_at_128: float = 0.975

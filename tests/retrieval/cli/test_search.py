@@ -37,12 +37,22 @@ def test_videos_are_shown_with_their_moments(collection: Path, run) -> None:
     assert videos[0]["score"] == videos[0]["moments"][0]["score"]
 
 
+def test_a_condition_is_met_by_what_is_shown(collection: Path, example: Path, run) -> None:
+    condition = f"video = '{example.name}' and start < 1e6"
+    found = json.loads(run("search", collection, "red", "--where", condition, "--json").out)
+    assert {hit["video"] for hit in found} == {example.name}
+    nothing = run("search", collection, "red", "--where", "start > 1e6")
+    assert (nothing.code, nothing.out) == (0, "no moment answers\n")
+
+
 def test_mistakes_are_one_line(collection: Path, run) -> None:
     for words, complaint in (
         (("--like", "nowhere.jpg"), "no file nowhere.jpg"),
         (("--not", "rain"), "give a sentence, or --like"),
         (("rain", "--min-score", "0.5"), "--calibrate"),
         (("rain", "--min-score", "7"), "from 0 to 1"),
+        (("rain", "--where", "start >= '3'"), "start is a number of seconds"),
+        (("rain", "--where", "camera = 'north'"), "'camera', which no segment and no video has"),
         (("rain", "--token-cache", "much", "--rerank"), "is no size"),
     ):
         outcome = run("search", collection, *words)
