@@ -106,4 +106,4 @@ def error_text(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
