@@ -91,7 +91,7 @@ def run_forward(
     where given. With `meets` two opposite groups write their sum to y [1, B, L, D], in one launch;
     that wants a plan of one chunk.
     """
-    groups, clips, length, channels, states = inputs.sizes
+    groups, clips, length, channels, _ = inputs.sizes
     scanned = groups if group is None else 1
     plan = plan or forward_plan(inputs, groups=scanned, meets=meets)
     lane_macros = _lane_macros(plan)
@@ -128,22 +128,34 @@ def run_forward(
     }
     blocks = scanned * clips * plan.chunks * -(-channels // plan.channels)
     if meets:
-        assert groups == 2 and plan.chunks == 1
-        device = inputs.u.device
-        values["meetings"] = torch.zeros(2 * blocks + 1, dtype=torch.int32, device=device)
-        if plan.slices > 1:
-            steps = -(-length // plan.slices // TILE_STEPS) * TILE_STEPS
-            slices = -(-length // steps)
-            values |= {"chunks": slices, "chunk_steps": steps}
-            values["handed"] = torch.empty(
-                groups, clips, channels, padded_states(states), dtype=torch.float32, device=device
-            )
-            blocks = min(blocks * slices, plan.resident * inputs.multiprocessors())
+        more, blocks = _meeting(inputs, plan, blocks)
+        values |= more
     load_kernel(FORWARD, macros, inputs.u.device).launch(
         values,
         blocks=blocks,
         threads=plan.threads,
     )
+
+
+def _meeting(inputs: ScanInputs, plan: ForwardPlan, blocks: int) -> tuple[dict[str, Value], int]:
+    """What two directions that meet need beside the rest, and how many blocks then run."""
+    groups, clips, length, channels, states = inputs.sizes
+    assert groups == 2 and plan.chunks == 1
+    device = inputs.u.device
+    flags = torch.zeros(2 * blocks + 1, dtype=torch.int32, device=device)
+    if plan.slices == 1:
+        return {"meetings": flags}, blocks
+    steps = -(-length // plan.slices // TILE_STEPS) * TILE_STEPS
+    slices = -(-length // steps)
+    shape = (groups, clips, channels, padded_states(states))
+    handed = torch.empty(shape, dtype=torch.float32, device=device)
+    sliced: dict[str, Value] = {
+        "meetings": flags,
+        "handed": handed,
+        "chunks": slices,
+        "chunk_steps": steps,
+    }
+    return sliced, min(blocks * slices, plan.resident * inputs.multiprocessors())
 
 
 def forward_plan(inputs: ScanInputs, *, groups: int, meets: bool = False) -> ForwardPlan:
