@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from reelscan.index.windowing import Windowing
 from reelscan.models.preprocessing import Preprocessing
+from reelscan.models.roomy_tensor import roomy_tensor
 from reelscan.video.decode import Clip, read_clip
 from reelscan.video.probe import probe
 from reelscan.video.reader import FrameReader
@@ -35,6 +36,7 @@ def read_segments(
             interpolation=preprocessing.interpolation,
             antialias=preprocessing.antialias,
             name=name,
+            allocate=roomy_tensor,
         )
         return
     if windowing.window_seconds is None:

@@ -72,7 +72,9 @@ class LongClipSegmenter:
         found: list[list[NewSegment]] = []
         for _, alike in groupby(windows, key=lambda window: len(window.clip.frames_uint8)):
             some = list(alike)
-            clips = torch.stack([window.clip.frames_uint8 for window in some])
+            of_windows = [window.clip.frames_uint8 for window in some]
+            # A clip alone is not copied, for it may be larger than the memory.
+            clips = torch.stack(of_windows) if len(some) > 1 else of_windows[0][None]
             of_frames = self._encoder.encode_frames(clips)
             if of_frames.shape[1] != clips.shape[1]:
                 raise ValueError(

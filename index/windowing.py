@@ -33,7 +33,8 @@ class Windowing:
     """Of long-clip: alone, each moment's frames once more, as a clip of the length that the model
     was trained on; pass, what the one pass gave: half the work, for models of long clips."""
     clip_frames: int = 64
-    """Of long-clip: the most frames in one pass of the encoder."""
+    """Of long-clip: the most frames in one pass of the encoder; where there are very many, it
+    works piece by piece, and keeps the rest in temporary files."""
     frames_per_second: float = 2.0
     """Of long-clip: frames looked at."""
 

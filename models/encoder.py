@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reelscan.models.clip_length import with_clip_length
+from reelscan.models.long_pass import pool_long_clips
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
@@ -177,15 +178,19 @@ class VideoTextEncoder:
         """uint8 [B, T, 3, S, S] -> float32 [B, T, E], each frame's vector of length 1.
 
         One pass over each clip, however long: positions in time are interpolated where T is not
-        `preprocessing.frames`, and cost and memory grow with T alone. [B, 1, E] for models that
-        pool the class token only. Raises ValueError.
+        `preprocessing.frames`, and cost grows with T alone. Longer clips than the frames of
+        `videos_at_once` are read in pieces of so many, in memory that does not grow with T
+        (`long_pass`). [B, 1, E] for models that pool the class token only. Raises ValueError.
         """
         self.preprocessing.check_frames(frames_uint8, any_length=True)
         frames = frames_uint8.shape[1]
         if not len(frames_uint8):
             return torch.empty(0, frames, self.embed_dim)
         vision = self._vision_for(frames)
-        at_once = max(1, self._videos_at_once * self.preprocessing.frames // frames)
+        piece_frames = self._videos_at_once * self.preprocessing.frames
+        if frames > piece_frames:
+            return self._each_long_clip(frames_uint8, vision, piece_frames)
+        at_once = piece_frames // frames
         return self._each_clip(
             frames_uint8,
             lambda clips: self.model.project_vision(vision(clips).pooled),
@@ -310,6 +315,23 @@ class VideoTextEncoder:
                 for part in torch.split(frames_uint8, at_once or self._videos_at_once)
             ]
         return torch.cat(parts)
+
+    def _each_long_clip(
+        self, frames_uint8: Tensor, vision: VideoMamba, piece_frames: int
+    ) -> Tensor:
+        def vectors(clip_uint8: Tensor) -> Tensor:
+            pooled = pool_long_clips(
+                vision,
+                lambda first, end: self.preprocessing.normalise(
+                    clip_uint8[:, first:end].to(self.device)
+                ),
+                clips=1,
+                piece_frames=piece_frames,
+            )
+            return self.model.project_vision(pooled).cpu()
+
+        with self._inference():
+            return torch.cat([vectors(clip) for clip in torch.split(frames_uint8, 1)])
 
     def _each_text(self, batch: TokenBatch, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         with self._inference():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reelscan.models.directions import convolve_directions, merge_directions
 from reelscan.models.norm import at_least_float32
 from reelscan.models.scan_backend import uses_gpu_kernels
-from reelscan.models.selective_scan import selective_scan
+from reelscan.models.selective_scan import ScanOutput, selective_scan
 
 TIME_STEP_RANGE = (0.001, 0.1)
 """Where time steps start, as in Mamba."""
@@ -45,8 +45,15 @@ def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
     Each direction's output is in the order in which it runs, the second's against the sequence.
     A, D and the bias of the time steps enter in float32 or wider, whatever x is.
     """
-    rank, states = weights.dt_weight.shape[-1], weights.A_log.shape[-1]
     x = convolve_directions(x, weights.conv_weight, weights.conv_bias)
+    return scan_convolved(x, weights).y
+
+
+def scan_convolved(
+    x: Tensor, weights: DirectionWeights, *, initial_state: Tensor | None = None
+) -> ScanOutput:
+    """Scan what the convolution made, x [G, B, L, D]; initial_state [G, B, D, S], by default 0."""
+    rank, states = weights.dt_weight.shape[-1], weights.A_log.shape[-1]
     shape = x.shape[:3]
     projected = torch.bmm(x.flatten(1, 2), weights.x_proj.transpose(1, 2))
     steps = torch.bmm(projected[..., :rank], weights.dt_weight.transpose(1, 2))
@@ -60,7 +67,8 @@ def scan_directions(x: Tensor, weights: DirectionWeights) -> Tensor:
         D=weights.D,
         delta_bias=weights.dt_bias,
         delta_softplus=True,
-    ).y
+        initial_state=initial_state,
+    )
 
 
 def _mix_in_one(xz: Tensor, weights: list[Tensor], out_weight: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ class MambaMixer(nn.Module):
         if uses_gpu_kernels(xz):
             return _mix_in_one(xz, self._parameters_of_directions(), self.out_proj.weight)
         x, z = xz.chunk(2, dim=-1)
-        mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self._weights()), z))
+        mixed: Tensor = self.out_proj(merge_directions(scan_directions(x, self.weights()), z))
         return mixed
 
     def _parameters_of_directions(self) -> list[Tensor]:
@@ -105,10 +113,11 @@ class MambaMixer(nn.Module):
         forward = [conv.weight, _bias(conv), self.x_proj.weight, steps.weight, steps.bias]
         return [*forward, self.A_log, self.D]
 
-    def _weights(self) -> DirectionWeights:
+    def weights(self, directions: slice = slice(None)) -> DirectionWeights:
+        """The parameters of these directions, the one against the sequence being the second."""
         parameters = self._parameters_of_directions()
         count = len(fields(DirectionWeights))
-        stacked = [torch.stack(parameters[number::count]) for number in range(count)]
+        stacked = [torch.stack(parameters[number::count][directions]) for number in range(count)]
         conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A_log, D = stacked
         return DirectionWeights(
             conv_weight=conv_weight.squeeze(2),

@@ -153,15 +153,31 @@ class VideoMamba(nn.Module):
 
             self._replay = Replay()
 
+    def embed_piece(self, clips: Tensor, *, first: int) -> Tensor:
+        """The rows [B, n, C] that some frames of a longer clip add to the stream.
+
+        clips [B, t, 3, H, W], whose first token along time is number `first`; the very first rows
+        have the class token before them.
+        """
+        times = self.temporal_pos_embedding[:, first : first + self._frames(clips)]
+        patches = self._embed_patches(clips, times, None)
+        return patches if first else self._with_class_token(patches)
+
     def _embed(self, clips: Tensor, mask: Tensor | None) -> Tensor:
         """The stream [B, 1 + N_vis, C] that enters the first block."""
-        places = self.pos_embed[:, 1:]
-        if clips.shape[1] > 1:
-            places = (places.unsqueeze(1) + self.temporal_pos_embedding.unsqueeze(2)).flatten(1, 2)
+        times = self.temporal_pos_embedding if clips.shape[1] > 1 else None
         visible = None if mask is None else ~mask[:, 1:]
-        patches = self.patch_embed(clips.to(self.patch_embed.proj.weight.dtype), visible)
-        patches = patches + at_least_float32(_visible_rows(places, visible))
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(clips.shape[0], -1, -1)
+        return self._with_class_token(self._embed_patches(clips, times, visible))
+
+    def _embed_patches(self, clips: Tensor, times: Tensor | None, visible: Tensor | None) -> Tensor:
+        places = self.pos_embed[:, 1:]
+        if times is not None:
+            places = (places.unsqueeze(1) + times.unsqueeze(2)).flatten(1, 2)
+        patches: Tensor = self.patch_embed(clips.to(self.patch_embed.proj.weight.dtype), visible)
+        return patches + at_least_float32(_visible_rows(places, visible))
+
+    def _with_class_token(self, patches: Tensor) -> Tensor:
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls.to(patches.dtype), patches], dim=1)
 
     def _align(self, features: VisionFeatures, mask: Tensor | None) -> Tensor | None:

@@ -119,14 +119,19 @@ def resizing(frame_size: int | None, interpolation: Interpolation, antialias: bo
 
 def clip_of(pictures: Mapping[int, Tensor], ordinals: Sequence[int], reader: FrameReader) -> Clip:
     """Put together decoded frames ([3, H, W] by ordinal) in the order of `ordinals`."""
-    shapes = {tuple(pictures[ordinal].shape[1:]) for ordinal in ordinals}
-    if len(shapes) > 1:
-        sizes = " and ".join(sorted(f"{width} x {height}" for height, width in shapes))
-        raise VideoError(reader.name, f"pictures change between {sizes} pixels; give a frame_size")
+    check_one_size([pictures[ordinal] for ordinal in ordinals], reader.name)
     return Clip(
         frames_uint8=torch.stack([pictures[ordinal] for ordinal in ordinals]),
         times_seconds=tuple(reader.timeline.times_seconds[ordinal] for ordinal in ordinals),
     )
+
+
+def check_one_size(pictures: Sequence[Tensor], name: str) -> None:
+    """Raise VideoError unless all are as large: [3, H, W] each."""
+    shapes = {tuple(picture.shape[1:]) for picture in pictures}
+    if len(shapes) > 1:
+        sizes = " and ".join(sorted(f"{width} x {height}" for height, width in shapes))
+        raise VideoError(name, f"pictures change between {sizes} pixels; give a frame_size")
 
 
 def _read(

@@ -5,9 +5,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from reelscan.video.decode import Clip, Resize, clip_of, resizing
+from reelscan.video.decode import Clip, Resize, check_one_size, resizing
 from reelscan.video.reader import Decoder, FrameReader, check_decoder, open_reader
 from reelscan.video.sampling import times_at
 from reelscan.video.source import VideoSource
@@ -38,6 +39,13 @@ class Span:
 
 ChooseSpans = Callable[[FrameReader], Sequence[Span]]
 """Spans in the order of their starts; may decode, and is asked again if the timeline was wrong."""
+
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""A tensor of this shape and dtype to be filled."""
+
+
+def _in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 def stream_windows(
@@ -91,23 +99,30 @@ def stream_spans(
     decoder: Decoder = "auto",
     thread_count: int = 1,
     name: str | None = None,
+    allocate: Allocate = _in_memory,
 ) -> Iterator[Window]:
-    """The spans that `choose` names, in one pass of decoding; otherwise as `stream_windows`."""
+    """The spans that `choose` names, in one pass of decoding; otherwise as `stream_windows`.
+
+    `allocate` makes the room for each window's frames. Beside it only those frames are held that
+    the next window needs too.
+    """
     check_decoder(decoder)
     resized = resizing(frame_size, interpolation, antialias)
 
     def windows() -> Iterator[Window]:
         with open_reader(source, decoder=decoder, name=name, thread_count=thread_count) as reader:
-            yield from _windows(reader, choose, resized)
+            yield from _windows(reader, choose, resized, allocate)
 
     return windows()
 
 
-def _windows(reader: FrameReader, choose: ChooseSpans, resized: Resize) -> Iterator[Window]:
+def _windows(
+    reader: FrameReader, choose: ChooseSpans, resized: Resize, allocate: Allocate
+) -> Iterator[Window]:
     handed_out = 0
     while True:
         try:
-            for window in _decoded(reader, choose(reader)[handed_out:], resized):
+            for window in _decoded(reader, choose(reader)[handed_out:], resized, allocate):
                 yield window
                 handed_out += 1
             break
@@ -136,7 +151,9 @@ def _spans(
             place = max(place + 1, math.floor((times[begun] - window_seconds) / stride_seconds))
 
 
-def _decoded(reader: FrameReader, spans: Sequence[Span], resized: Resize) -> Iterator[Window]:
+def _decoded(
+    reader: FrameReader, spans: Sequence[Span], resized: Resize, allocate: Allocate
+) -> Iterator[Window]:
     timeline = reader.timeline
     choices = [
         [
@@ -146,12 +163,23 @@ def _decoded(reader: FrameReader, spans: Sequence[Span], resized: Resize) -> Ite
         for span in spans
     ]
     wanted = sorted({ordinal for choice in choices for ordinal in choice})
-    decoded = zip(wanted, reader.frames_at(wanted), strict=True)
+    pictures = zip(wanted, map(resized, reader.frames_at(wanted)), strict=True)
     held: dict[int, Tensor] = {}
-    for span, ordinals in zip(spans, choices, strict=True):
-        # Windows begin later and later, so what lies before this one is not needed again.
-        held = {ordinal: frame for ordinal, frame in held.items() if ordinal >= ordinals[0]}
-        while ordinals[-1] not in held:
-            ordinal, frame = next(decoded)
-            held[ordinal] = resized(frame)
-        yield Window(clip_of(held, ordinals, reader), span.start_seconds, span.end_seconds)
+    # Windows begin later and later, so what lies before the next one is not needed again.
+    needed_from = [*(ordinals[0] for ordinals in choices[1:]), len(timeline.times_seconds)]
+    for span, ordinals, needed in zip(spans, choices, needed_from, strict=True):
+        frames: Tensor | None = None
+        for place, ordinal in enumerate(ordinals):
+            while ordinal not in held:
+                number, picture = next(pictures)
+                held[number] = picture
+            if frames is None:
+                shape = (len(ordinals), *held[ordinal].shape)
+                frames = allocate(shape, held[ordinal].dtype)
+            check_one_size([frames[0], held[ordinal]], reader.name)
+            frames[place] = held[ordinal]
+            held = {n: kept for n, kept in held.items() if n >= min(ordinal, needed)}
+        assert frames is not None, "a span has at least one frame"
+        times = tuple(timeline.times_seconds[ordinal] for ordinal in ordinals)
+        clip = Clip(frames_uint8=frames, times_seconds=times)
+        yield Window(clip, span.start_seconds, span.end_seconds)

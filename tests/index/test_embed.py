@@ -14,6 +14,7 @@ from reelscan.index.collection import Collection
 from reelscan.index.embed import embed_folder
 from reelscan.index.manifest import FingerprintMismatch, Windowing
 from reelscan.index.segment_frames import read_segment, read_segments
+from reelscan.models import roomy_tensor
 from reelscan.video.errors import VideoError
 
 WINDOWS = {"window_seconds": 1.0, "stride_seconds": 1.0}
@@ -117,6 +118,26 @@ def test_long_clips_are_divided_where_their_frames_change(folder, vectors, clip_
     assert starts == ([0, 2, 3, 6] if clip_frames == 64 else [0, 2, 3, 4, 6])
     found = {(video, round(start)): score for (video, start, _), score in contents(folder).items()}
     assert found["film.mp4", 2] == pytest.approx(1.0)
+
+
+def test_frames_of_long_clips_may_lie_in_a_file(folder, monkeypatch):
+    write_colours(folder / "film.mp4", "red red blue yellow yellow yellow green green")
+    cut = Windowing(segments="long-clip", frames_per_second=4.0, shortest_seconds=0.5)
+    embed_folder(ColourEncoder(), folder, folder.parent / "my.collection", windowing=cut)
+    expected = contents(folder)
+    shutil.rmtree(folder.parent / "my.collection")
+    mapped: list[int] = []
+    from_file = torch.from_file
+
+    def note(name, *, shared, size, dtype):
+        mapped.append(size)
+        return from_file(name, shared=shared, size=size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "from_file", note)
+    monkeypatch.setattr(roomy_tensor, "MEMORY_BYTES", 20_000)
+    embed_folder(ColourEncoder(), folder, folder.parent / "my.collection", windowing=cut)
+    assert mapped == [32 * 3 * 16 * 16], "the film's frames and no others"
+    assert contents(folder) == expected
 
 
 def test_an_encoder_without_frames_cannot_read_long_clips(folder):

@@ -13,6 +13,7 @@ from reelscan.models.encoder import (
     TextTokens,
     VideoTextEncoder,
 )
+from reelscan.models.patch_embedding import PatchEmbedding
 from reelscan.models.preprocessing import Preprocessing
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.video_text import VideoTextConfig, VideoTextModel
@@ -107,6 +108,23 @@ def test_frame_vectors_of_any_length_are_those_of_a_model_fitted_to_it(assert_cl
     assert_close(vectors, expected)
     if frames <= 2:
         assert_close(vectors.mean(1), encoder.encode_video(clips))
+
+
+def test_long_clips_are_read_in_pieces(assert_close, monkeypatch):
+    """Nothing but the frames of two clips is computed at once, and the vectors stay."""
+    clips = random_frames(batch=2, frames=9)
+    expected = build().encode_frames(clips)
+    computed: list[int] = []
+    embed = PatchEmbedding.forward
+
+    def note(self, frames, visible):
+        computed.append(frames.shape[1])
+        return embed(self, frames, visible)
+
+    monkeypatch.setattr(PatchEmbedding, "forward", note)
+    vectors = build(videos_at_once=2).encode_frames(clips)
+    assert computed == [4, 4, 1] * 2
+    assert_close(vectors, expected)
 
 
 def test_clips_of_another_length_share_the_weights():
