@@ -100,12 +100,14 @@ class Searcher:
         rerank: bool = False,
         rerank_candidates: int = 64,
         options: SearchOptions | None = None,
+        part_vectors: NDArray[np.float32] | None = None,
     ) -> list[SearchHit]:
         """The `top` moments for a query, best first.
 
         A `str` is a sentence, a `Path` an example picture or video; `Query` has several, weighted.
         `one_per_video` keeps the best moment of each video. `rerank` and `rerank_candidates` are
-        for calls without `options`.
+        for calls without `options`. `part_vectors` [P, E], of length 1, are taken for those of the
+        query's parts where the caller has them already.
 
         Raises:
             ValueError: the query or the collection is empty, `where` cannot be read, the encoder
@@ -115,9 +117,11 @@ class Searcher:
         """
         options = options or SearchOptions(rerank=rerank, rerank_candidates=rerank_candidates)
         if one_per_video:
-            videos = self.search_videos(query, top=top, moments_per_video=1, options=options)
+            videos = self.search_videos(
+                query, top=top, moments_per_video=1, options=options, part_vectors=part_vectors
+            )
             return [video.moments[0] for video in videos]
-        return self._answer(query, options, top=top)[:top]
+        return self._answer(query, options, part_vectors, top=top)[:top]
 
     def search_videos(
         self,
@@ -126,26 +130,34 @@ class Searcher:
         top: int = 10,
         moments_per_video: int | None = None,
         options: SearchOptions | None = None,
+        part_vectors: NDArray[np.float32] | None = None,
     ) -> list[VideoHit]:
         """The `top` videos for a query, each with its best moments, all that were found or so many.
 
-        Errors are those of `search`.
+        `part_vectors` and errors are those of `search`.
         """
         if moments_per_video is not None and moments_per_video < 1:
             raise ValueError(f"moments_per_video is {moments_per_video}; give at least 1, or None")
         options = options or SearchOptions()
-        hits = self._answer(query, options, top=top, per_video=True)
+        hits = self._answer(query, options, part_vectors, top=top, per_video=True)
         return by_video(hits, moments_per_video=moments_per_video)[:top]
 
     def _answer(
-        self, query: AnyQuery, options: SearchOptions, *, top: int, per_video: bool = False
+        self,
+        query: AnyQuery,
+        options: SearchOptions,
+        part_vectors: NDArray[np.float32] | None,
+        *,
+        top: int,
+        per_video: bool = False,
     ) -> list[SearchHit]:
         """Moments, best first; at least `top`, or so many of different videos, if there are."""
         if top < 1:
             raise ValueError(f"top is {top}; ask for at least 1")
         query = as_query(query)
         self._check(query, options)
-        vectors = combine(embed_parts(query, self._encoder), query, self._sampled())
+        parts = embed_parts(query, self._encoder) if part_vectors is None else part_vectors
+        vectors = combine(parts, query, self._sampled())
         fetched = top * _LOOKED_AT_PER_VIDEO if per_video else top
         if options.rerank:
             fetched = max(top, options.rerank_candidates)

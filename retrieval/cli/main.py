@@ -18,6 +18,7 @@ COMMANDS = {
     "pretrain": "pretrain a video and a text encoder on shards",
     "index": "embed a folder of videos into a searchable collection",
     "search": "find moments in a collection from a sentence or an example video",
+    "serve": "a web page and an API that search a collection",
     "evaluate": "zero-shot text-video retrieval on an annotation file",
     "model": "inspect a model directory or a weight file",
     "doctor": "what runs on this machine, and why not",
