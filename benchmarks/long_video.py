@@ -66,6 +66,7 @@ class PeakMemory:
 def measure(case: str, arguments: argparse.Namespace, frames: int) -> dict[str, object]:
     """One case in this process."""
     torch.set_num_threads(arguments.threads)
+    roomy_tensor.MEMORY_BYTES = arguments.file_above_megabytes * 2**20
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     clip_frames = WINDOW_FRAMES if case == "windows" else frames
@@ -119,7 +120,7 @@ def run(
 
 def in_own_process(case: str, arguments: argparse.Namespace, frames: int) -> dict[str, object]:
     command = [sys.executable, __file__, "--only", case, "--frames", str(frames), "--here"]
-    for name in ("model", "piece_frames", "device", "threads"):
+    for name in ("model", "piece_frames", "device", "threads", "file_above_megabytes"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, object] = json.loads(output)
@@ -134,6 +135,12 @@ def main() -> None:
     parser.add_argument("--only", choices=["windows", "whole", "pieces"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--file-above-megabytes",
+        type=int,
+        default=roomy_tensor.MEMORY_BYTES // 2**20,
+        help="larger streams lie in a temporary file; small numbers show a short clip as a film",
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     cases = [arguments.only] if arguments.only else ["windows", "whole", "pieces"]

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from reelscan.models.drop_path import DropPath
 from reelscan.models.mixer import BidirectionalMixer
 from reelscan.models.norm import LayerNorm, RMSNorm, add_and_norm
+from reelscan.models.scan_order import reads_temporal_first, reorder
 from reelscan.models.videomamba_config import VideoMambaConfig
 
 
@@ -59,14 +60,22 @@ class Blocks(nn.Module):
         ones = torch.ones(clips)
         return torch.stack([ones if scale is None else scale for scale in scales]).to(device)
 
-    def forward(self, stream: Tensor, scales: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, stream: Tensor, scales: Tensor | None = None, places: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """stream [B, L, C] -> tokens [B, L, C] after the last normalisation, and the K streams
-        [B, L, C] that are aligned, shallow to deep."""
+        [B, L, C] that are aligned, shallow to deep.
+
+        `places`, of `temporal_places`, is for blocks that do not read spatial-first.
+        """
         config = self.config
         added: Tensor | None = None
         scale: Tensor | None = None
+        order = _Order(places)
         aligned = []
         for index, layer in enumerate(self.layers):
+            if reads_temporal_first(config.scan_order, index) != order.is_temporal:
+                stream, added = order.switch(stream, added)
             if index < config.checkpointed_blocks and torch.is_grad_enabled():
                 stream, added = checkpoint(
                     layer, stream, added, scale, use_reentrant=False, preserve_rng_state=False
@@ -75,9 +84,10 @@ class Blocks(nn.Module):
                 stream, added = layer(stream, added, scale)
             scale = None if scales is None else scales[index]
             if index in config.aligned_blocks:
-                aligned.append(self._alignment_stream(index, stream, added, scale))
+                found = self._alignment_stream(index, stream, added, scale)
+                aligned.append(order.spatial_first(found))
         _, normalised = add_and_norm(stream, added, scale, self.norm)
-        return normalised, *aligned
+        return order.spatial_first(normalised), *aligned
 
     def _alignment_stream(
         self, index: int, stream: Tensor, added: Tensor | None, scale: Tensor | None
@@ -88,6 +98,26 @@ class Blocks(nn.Module):
             return stream
         after, normalised = add_and_norm(stream, added, scale, self.norm)
         return after if last else normalised
+
+
+class _Order:
+    """In which order the rows of a stream lie, and the way to the other."""
+
+    def __init__(self, places: Tensor | None) -> None:
+        self.is_temporal = False
+        self._places = places
+        self._back = None if places is None else places.argsort(dim=1)
+
+    def switch(self, stream: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        rows = self._back if self.is_temporal else self._places
+        assert rows is not None, "the encoder tells the places wherever a block needs them"
+        self.is_temporal = not self.is_temporal
+        return reorder(stream, rows), None if added is None else reorder(added, rows)
+
+    def spatial_first(self, rows: Tensor) -> Tensor:
+        if not self.is_temporal or self._back is None:
+            return rows
+        return reorder(rows, self._back)
 
 
 def make_norm(config: VideoMambaConfig) -> RMSNorm | LayerNorm:

@@ -48,6 +48,11 @@ def pool_long_clips(
         raise ValueError(f"piece_frames is {piece_frames}; give at least 1")
     if encoder.config.tubelet_size > 1:
         raise ValueError("an encoder whose tokens cover several frames cannot read in pieces")
+    if encoder.config.scan_order != "spatial-first":
+        raise ValueError(
+            f"this encoder reads {encoder.config.scan_order}, for which pieces of a clip are of no "
+            "use; give clips that it can read whole"
+        )
     with torch.no_grad():
         return _LongPass(encoder, read_frames, clips=clips, piece_frames=piece_frames).run()
 

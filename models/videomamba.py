@@ -18,6 +18,7 @@ from reelscan.models.norm import at_least_float32
 from reelscan.models.patch_embedding import PatchEmbedding
 from reelscan.models.pooling import pool_tokens
 from reelscan.models.positions import SHORT_AXIS_BASE, sincos_grid, sincos_table
+from reelscan.models.scan_order import temporal_places
 from reelscan.models.videomamba_config import (
     VideoMambaConfig,
     videomamba_base,
@@ -132,6 +133,9 @@ class VideoMamba(nn.Module):
         stream = self._embed(clips, mask)
         blocks = self._blocks.module
         scales = blocks.draw_scales(stream.shape[0], stream.device)
+        if self.config.scan_order != "spatial-first":
+            normalised, *aligned = blocks(stream, scales, self._temporal_places(clips, mask))
+            return VisionFeatures(tokens=normalised, aligned=tuple(aligned))
         inputs = (stream,) if scales is None else (stream, scales)
         run = (
             blocks if self._replay is None or not stream.is_cuda else partial(self._replay, blocks)
@@ -143,8 +147,8 @@ class VideoMamba(nn.Module):
         """Let the blocks run as CUDA graphs on a GPU, from the second pass in a row of a kind on.
 
         For batches of one shape that are so small, or hosts so slow, that the GPU waits for
-        launches. Each of up to four kinds of pass (shape, with or without gradients) then holds
-        its memory for good.
+        launches, and for encoders that read spatial-first. Each of up to four kinds of pass (shape,
+        with or without gradients) then holds its memory for good.
         """
         self._replay = None
         if wanted:
@@ -179,6 +183,13 @@ class VideoMamba(nn.Module):
     def _with_class_token(self, patches: Tensor) -> Tensor:
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls.to(patches.dtype), patches], dim=1)
+
+    def _temporal_places(self, clips: Tensor, mask: Tensor | None) -> Tensor:
+        _, rows, columns = self.config.grid
+        visible = None if mask is None else ~mask[:, 1:]
+        return temporal_places(
+            (self._frames(clips), rows, columns), visible, device=self.cls_token.device
+        )
 
     def _align(self, features: VisionFeatures, mask: Tensor | None) -> Tensor | None:
         if not self.clip_decoder:

@@ -4,7 +4,9 @@ Axes: C model width, S states, E alignment width, K alignment layers.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from reelscan.models.scan_order import ScanOrder
 
 Pooling = Literal["cls", "cls+avg", "cls_cat_avg", "avg"]
 POOLINGS: tuple[Pooling, ...] = ("cls", "cls+avg", "cls_cat_avg", "avg")
@@ -74,6 +76,10 @@ class VideoMambaConfig:
     """Learned positions at the start: published (small noise, time 0), or fixed sin-cos tables as
     strong as the patches, from which motion is learned much sooner when training from scratch."""
 
+    scan_order: ScanOrder = "spatial-first"
+    """How blocks read the tokens: spatial-first, frame by frame, as published; temporal-first, each
+    place of the frame through all times; hybrid, the two in turns."""
+
     checkpointed_blocks: int = 0
     """How many of the first blocks recompute their activations in the backward pass."""
 
@@ -116,6 +122,9 @@ class VideoMambaConfig:
             raise ValueError(
                 f"position_init is {self.position_init!r}; choose 'published' or 'sincos'"
             )
+        if self.scan_order not in get_args(ScanOrder):
+            choices = ", ".join(get_args(ScanOrder))
+            raise ValueError(f"scan_order is {self.scan_order!r}; choose one of {choices}")
         if self.position_init == "sincos" and self.width % 4:
             raise ValueError(f"width {self.width} is no multiple of 4, as sincos positions need")
         if self.norm not in ("rms", "layer"):

@@ -19,7 +19,12 @@ def published_options(config: "PretrainConfig") -> dict[str, object]:
     return {
         "model": replace(
             config.model,
-            vision=replace(config.model.vision, published_init=True, position_init="published"),
+            vision=replace(
+                config.model.vision,
+                published_init=True,
+                position_init="published",
+                scan_order="spatial-first",
+            ),
         ),
         "data": replace(config.data, sample_ids="per_corpus"),
         "loss_options": replace(
