@@ -37,16 +37,18 @@ class _Attention(nn.Module):
 
 
 class VideoViT(nn.Module):
-    """Joint space-time attention over the patches of all frames, 12 blocks, heads of 64."""
+    """Joint space-time attention over the patches of all frames, heads of 64."""
 
-    def __init__(self, width: int, *, frames: int, side: int = 224, patch: int = 16) -> None:
+    def __init__(
+        self, width: int, *, frames: int, side: int = 224, patch: int = 16, depth: int = 12
+    ) -> None:
         super().__init__()
         self.patch = patch
         count = frames * (side // patch) ** 2
         self.embed = nn.Linear(3 * patch * patch, width)
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + count, width))
-        self.blocks = nn.ModuleList(_Attention(width, width // 64) for _ in range(12))
+        self.blocks = nn.ModuleList(_Attention(width, width // 64) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:

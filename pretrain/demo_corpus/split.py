@@ -63,7 +63,7 @@ def split_scenes(config: CorpusConfig) -> Split:
     paired = round(config.train_videos * config.train_paired_fraction / 2)
     return Split(
         held_out=held_out,
-        train=_draw_train(config, held_out, pairs=paired),
+        train=draw_train(config, held_out, pairs=paired),
         train_pairs=paired,
         test=test,
         pairs=pairs,
@@ -100,10 +100,14 @@ def _allot(
     ]
 
 
-def _draw_train(
-    config: CorpusConfig, held_out: frozenset[Composition], *, pairs: int
+def draw_train(
+    config: CorpusConfig, held_out: frozenset[Composition], *, pairs: int, part: int = 0
 ) -> tuple[Scene, ...]:
-    generator = random.Random(f"{config.seed} train")
+    """`config.train_videos` scenes without held-out pairs; first come `pairs` times two partners.
+
+    Another `part` gives other scenes, so that several processes can draw at once.
+    """
+    generator = random.Random(f"{config.seed} train" + (f" {part}" if part else ""))
     scenes: list[Scene] = []
     kinds = _pair_kinds(config)
     while len(scenes) < 2 * pairs:

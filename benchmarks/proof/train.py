@@ -1,0 +1,255 @@
+"""Trains one arm, for as long as a command may take; the next command takes it up.
+
+    python -m benchmarks.proof.train --clips /tmp/proof-clips --arm videomamba --steps 4000 \\
+        --to OUT --stop-after 540
+    python -m benchmarks.proof.train ... --to OUT2 --resume OUT/snapshot
+
+--steps is the length of the whole run; --minutes in its place is measured out at the start. In
+--to: NAME-STEP.jsonl, a line every 20 steps and at every measurement, and snapshot/, under 40 MB
+for size ti. The last line printed is JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from benchmarks.proof.feeder import Examples, load_examples
+from benchmarks.proof.recipe import ARMS, SIZES, Recipe
+from benchmarks.proof.session import Session, teacher_for
+from benchmarks.proof.snapshot import read_state
+
+_LOG_EVERY = 20
+_TIMED_STEPS, _FIRST_STEPS = 10, 4
+
+
+def main() -> None:
+    given = _arguments().parse_args()
+    started = time.perf_counter()
+    device = torch.device(given.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    recipe = _recipe(given)
+    examples = load_examples(
+        given.clips, image_size=SIZES[recipe.size].image_size, device=device, most_clips=given.most
+    )
+    print(f"clips on {device} after {time.perf_counter() - started:.0f} s", flush=True)
+    teacher = None
+    if recipe.needs_teacher:
+        teacher = teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
+    if given.minutes and given.resume is None:
+        recipe = replace(recipe, steps=steps_in(60 * given.minutes, recipe, examples, teacher))
+        print(f"{given.minutes} minutes are {recipe.steps} steps", flush=True)
+    session = Session(recipe, examples, teacher=teacher, cuda_graphs=not given.no_graphs)
+    if given.resume is not None:
+        session.resume(given.resume)
+    name = given.name or f"{recipe.arm}-{recipe.size}-seed{recipe.seed}"
+    given.to.mkdir(parents=True, exist_ok=True)
+    measured = run(
+        session,
+        given.to / f"{name}-{session.step:06d}.jsonl",
+        name=name,
+        measure_every=given.measure_every,
+        time_is_up=lambda margin: time.perf_counter() - started + margin > given.stop_after,
+        on_stop=lambda: session.save(given.to / "snapshot"),
+    )
+    print(
+        json.dumps(
+            {
+                "run": name,
+                "step": session.step,
+                "steps": recipe.steps,
+                "done": session.is_done,
+                "skipped_steps": session.skipped,
+                "seconds": round(time.perf_counter() - started, 1),
+                "peak_gib": _peak_gib(device),
+                **measured,
+            }
+        )
+    )
+
+
+def run(
+    session: Session,
+    log_path: Path,
+    *,
+    name: str,
+    measure_every: int,
+    time_is_up: Callable[[float], bool],
+    on_stop: Callable[[], None],
+) -> dict[str, float]:
+    """Trains until done, or until `time_is_up(seconds still needed)`; the last measurement.
+
+    `on_stop` is called before the last measurement, so that nothing is lost if that takes too long.
+    """
+    recipe, start, spent = session.recipe, time.perf_counter(), 0.0
+    parameters = sum(p.numel() for p in session.model.vision_encoder.parameters())
+    with log_path.open("w", encoding="utf-8") as log:
+        write_line(
+            log,
+            {
+                "run": name,
+                **facts(session.device),
+                "recipe": asdict(recipe),
+                "vision_parameters": parameters,
+                "first_step": session.step,
+            },
+        )
+        measuring = 5.0
+        while not session.is_done and not time_is_up(3 * measuring + 10):
+            outcome = session.take_step()
+            if session.step % _LOG_EVERY == 0 or session.is_done:
+                spent = time.perf_counter() - start
+                line = {
+                    "run": name,
+                    "step": session.step,
+                    "seconds": round(spent, 2),
+                    "clips": session.step * recipe.batch,
+                    "learning_rate": outcome.learning_rate,
+                    "temperature": round(outcome.temperature, 5),
+                    "gradient_norm": round(outcome.gradient_norm, 4),
+                    **{k: round(v, 5) for k, v in outcome.losses.items() if v},
+                }
+                write_line(log, line)
+            if session.step % measure_every == 0 and not session.is_done:
+                begun = time.perf_counter()
+                found = session.measure()
+                measuring = time.perf_counter() - begun
+                write_line(log, {"run": name, "step": session.step, "measured": found})
+                print(_progress(session, found, spent), flush=True)
+        on_stop()
+        found = session.measure()
+        write_line(
+            log,
+            {
+                "run": name,
+                "step": session.step,
+                "seconds": round(time.perf_counter() - start, 2),
+                "done": session.is_done,
+                "skipped_steps": session.skipped,
+                "measured": found,
+            },
+        )
+    return found
+
+
+def steps_in(seconds: float, recipe: Recipe, examples: Examples, teacher: Path | None) -> int:
+    """Steps of a recipe that take so many seconds, measured in a few of both stages."""
+    masked, whole = step_seconds(recipe, examples, teacher)
+    share = recipe.masked_fraction
+    return max(1, int(seconds / (share * masked + (1 - share) * whole)))
+
+
+def step_seconds(
+    recipe: Recipe, examples: Examples, teacher: Path | None, smaller: Path | None = None
+) -> tuple[float, float]:
+    """Seconds of a masked step and of one with all visible; trains a model that is thrown away."""
+    timed = replace(recipe, steps=1000, masked_fraction=max(recipe.masked_fraction, 0.5))
+    session = Session(timed, examples, teacher=teacher, smaller=smaller)
+    found = []
+    for enter in (lambda: None, session.enter_unmasked_stage):
+        enter()
+        for _ in range(_FIRST_STEPS):
+            session.take_step()
+        started = time.perf_counter()
+        for _ in range(_TIMED_STEPS):
+            session.take_step()
+        found.append((time.perf_counter() - started) / _TIMED_STEPS)
+    return found[0], found[1]
+
+
+def write_line(log: TextIO, content: dict[str, Any]) -> None:
+    log.write(json.dumps(content) + "\n")
+    log.flush()
+
+
+def facts(device: torch.device) -> dict[str, str]:
+    """With what a figure was made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "commit": os.environ.get("PROOF_COMMIT") or _commit(),
+        "command": "python -m benchmarks.proof."
+        + Path(sys.argv[0]).stem
+        + " "
+        + " ".join(sys.argv[1:]),
+    }
+
+
+def _commit() -> str:
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
+
+
+def _progress(session: Session, found: dict[str, float], spent: float) -> str:
+    return (
+        f"step {session.step} of {session.recipe.steps}, {spent:.0f} s: T2V R@1 {found['t2v_r1']}, "
+        f"R@10 {found['t2v_r10']}, pairs {found['pairs']}"
+    )
+
+
+def _peak_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    """Of a snapshot, or of the arguments."""
+    if given.resume is not None:
+        plain = read_state(given.resume)["recipe"]
+        assert isinstance(plain, dict)
+        return Recipe(**plain)
+    changed = {f.name: getattr(given, f.name) for f in fields(Recipe)}
+    if given.tiny:
+        changed |= {"size": "tiny", "batch": 8, "steps": 6}
+    return Recipe(**changed)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/proof"), help="for the teacher")
+    parser.add_argument("--name")
+    parser.add_argument("--resume", type=Path, help="snapshot; its recipe stands for all options")
+    parser.add_argument("--stop-after", type=float, default=540.0, help="seconds, start included")
+    parser.add_argument("--minutes", type=float, help="of training, in place of --steps")
+    parser.add_argument("--measure-every", type=int, default=250)
+    parser.add_argument("--most", type=int, help="training clips to use")
+    parser.add_argument("--teacher-steps", type=int, default=1500)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-graphs", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="a few steps: to see that it runs")
+    choices = {"arm": ARMS, "size": tuple(SIZES)}
+    for field in fields(Recipe):
+        option = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=field.default
+            )
+        else:
+            parser.add_argument(
+                option,
+                type=type(field.default),
+                default=field.default,
+                choices=choices.get(field.name),
+            )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
