@@ -36,7 +36,7 @@ from reelscan.models.atomic_file import write_atomically
 from reelscan.models.tokenizer import Tokenizer
 from reelscan.pretrain.demo_corpus.captions import captions, static_captions
 from reelscan.pretrain.demo_corpus.config import CorpusConfig, full_corpus
-from reelscan.pretrain.demo_corpus.motion import tracks, visible_looks
+from reelscan.pretrain.demo_corpus.motion import frame_order, tracks, visible_looks
 from reelscan.pretrain.demo_corpus.render import render
 from reelscan.pretrain.demo_corpus.scene import Meaning, Scene
 from reelscan.pretrain.demo_corpus.split import (
@@ -234,7 +234,9 @@ def _write_test(folder: Path, split: Split, config: CorpusConfig) -> None:
     _create(folder / "test.u8", len(split.test), config)
     pixels = open_pixels(folder / "test.u8", config=config, mode="r+")
     for row, scene in enumerate(split.test):
-        pixels[row] = kept_frames(render(scene, config=config))
+        kept = kept_frames(render(replace(scene, playback="forward"), config=config))
+        # Ordered afterwards, so that both of a pair have the very same frames.
+        pixels[row] = kept[frame_order(scene, frames=len(kept))]
     content = {
         "captions": [
             captions(scene.meaning, 1, random.Random(scene.seed))[0] for scene in split.test

@@ -106,6 +106,7 @@ class Feeder:
         self._twins = twins
         device = examples.clips_uint8.device
         frames = torch.arange(examples.clips_uint8.shape[1], device=device)
+        # As `PLAYBACKS` names them.
         self._orders = torch.stack([frames, frames.flip(0), frames.roll(len(frames) // 2)])
 
     def batches(self, step: int) -> Iterator[TrainingBatch]:

@@ -61,7 +61,7 @@ class Recipe:
     alignment: float = 1.0
     """Weight of the alignment with the teacher in the masked steps."""
     alignment_layers: int = 1
-    scan_order: str = "spatial_first"
+    scan_order: str = "spatial-first"
     """In which order the tokens of a clip are scanned."""
     distillation: float = 0.0
     """Weight of following a smaller encoder in the masked steps."""
@@ -150,7 +150,7 @@ class Recipe:
 
 def _scan_order(order: str) -> dict[str, str]:
     """What an encoder is told of it; nothing for the published order, which is the default."""
-    if order == "spatial_first":
+    if order == "spatial-first":
         return {}
     if not has_scan_orders():
         raise ValueError(

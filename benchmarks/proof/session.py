@@ -53,6 +53,7 @@ class Session:
         self.device = examples.clips_uint8.device
         self.step = 0
         self._cuda_graphs = cuda_graphs
+        self._teacher_path = teacher
         config = recipe.model(
             vocab_size=examples.tokenizer.vocab_size,
             frames=examples.preprocessing.frames,
@@ -91,7 +92,7 @@ class Session:
         self.skipped = 0
         feeder = Feeder(examples, batch=recipe.batch, seed=recipe.seed, twins=recipe.twins)
         self._batch = feeder.batch
-        self._enter_stage()
+        self._is_masked: bool | None = None
 
     @property
     def is_done(self) -> bool:
@@ -99,7 +100,7 @@ class Session:
 
     def take_step(self) -> StepOutcome:
         """The next step; a spike or what is not finite changes no weight."""
-        if self.step == self.recipe.masked_steps:
+        if self._is_masked is not (self.step < self.recipe.masked_steps):
             self._enter_stage()
         outcome = self._take_step(
             [self._batch(self.step)],
@@ -135,6 +136,7 @@ class Session:
                 "recipe": asdict(self.recipe),
                 "vocabulary": self.examples.tokenizer.vocab_size,
             },
+            teacher=self._teacher_path if self.step < self.recipe.masked_steps else None,
         )
 
     def resume(self, folder: Path) -> None:
@@ -150,26 +152,26 @@ class Session:
         roots = load_weights(folder, self.model)
         load_optimizer(self._take_step.optimizer, self.model, roots, step=state["step"])
         self.step, self.skipped = state["step"], state["skipped"]
-        self._enter_stage()
 
     def enter_unmasked_stage(self) -> None:
         """Skips what is left of the masked steps; for timing."""
         self.step = max(self.step, self.recipe.masked_steps)
-        self._enter_stage()
 
     def _enter_stage(self) -> None:
+        self._is_masked = self.step < self.recipe.masked_steps
         self.objective.losses = self.recipe.losses_at(self.step)
         self.objective.mask = self.recipe.mask_at(self.step)
+        asks = self.objective.losses.alignment > 0 or self.objective.mask.kind == "attention"
+        if asks and self.objective.teacher is None:
+            raise ValueError("this recipe aligns or masks with a teacher; give one")
         self._recent = ()
         # New graphs, so that those of other lengths do not keep their memory.
         self.model.vision_encoder.use_cuda_graphs(self._cuda_graphs and self.device.type == "cuda")
         self.model.train()
 
     def _teacher(self, path: Path | None) -> ClipVision | None:
-        if not self.recipe.needs_teacher:
+        if path is None or not self.recipe.needs_teacher:
             return None
-        if path is None:
-            raise ValueError("this recipe aligns or masks with a teacher; give one")
         teacher = with_layers(load_teacher(path), self.recipe.alignment_layers)
         return teacher.to(torch.bfloat16 if self.device.type == "cuda" else torch.float32)
 

@@ -5,6 +5,7 @@ anew, within some ten steps. A run that goes on is so not bit for bit one that n
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,18 @@ from reelscan.models.atomic_directory import atomic_directory
 from reelscan.models.weights import load_strict
 from reelscan.pretrain.optimizer import STATE_SPACE_AND_EMBEDDING_NAMES
 
-STATE_FILE = "state.json"
+STATE_FILE, TEACHER_FILE = "state.json", "teacher.safetensors"
 _MOST_BYTES = 15_000_000
 _ROOT = "second_moment_root/"
 
 
 def save_snapshot(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, state: dict[str, object]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    state: dict[str, object],
+    teacher: Path | None,
 ) -> None:
     """Replaces what is at `folder` in one step; `state` is plain and holds `step`."""
     tensors = {
@@ -37,6 +43,8 @@ def save_snapshot(
     with atomic_directory(folder) as unfinished:
         for number, part in enumerate(_parts(tensors)):
             save_file(part, unfinished / f"part-{number}.safetensors")
+        if teacher is not None:
+            shutil.copyfile(teacher, unfinished / TEACHER_FILE)
         (unfinished / STATE_FILE).write_text(json.dumps(state))
 
 

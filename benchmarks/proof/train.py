@@ -24,7 +24,7 @@ import torch
 from benchmarks.proof.feeder import Examples, load_examples
 from benchmarks.proof.recipe import ARMS, SIZES, Recipe
 from benchmarks.proof.session import Session, teacher_for
-from benchmarks.proof.snapshot import read_state
+from benchmarks.proof.snapshot import TEACHER_FILE, read_state
 
 _LOG_EVERY = 20
 _TIMED_STEPS, _FIRST_STEPS = 10, 4
@@ -41,9 +41,10 @@ def main() -> None:
         given.clips, image_size=SIZES[recipe.size].image_size, device=device, most_clips=given.most
     )
     print(f"clips on {device} after {time.perf_counter() - started:.0f} s", flush=True)
-    teacher = None
-    if recipe.needs_teacher:
+    teacher = given.resume and given.resume / TEACHER_FILE
+    if recipe.needs_teacher and teacher is None:
         teacher = teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
+    teacher = teacher if teacher is not None and teacher.is_file() else None
     if given.minutes and given.resume is None:
         recipe = replace(recipe, steps=steps_in(60 * given.minutes, recipe, examples, teacher))
         print(f"{given.minutes} minutes are {recipe.steps} steps", flush=True)
