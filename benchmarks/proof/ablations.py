@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.proof.feeder import Examples, load_examples
-from benchmarks.proof.recipe import SIZES, Recipe, has_scan_orders
+from benchmarks.proof.recipe import SIZES, Recipe
 from benchmarks.proof.runs import read_runs
 from benchmarks.proof.session import Session, teacher_for
 from benchmarks.proof.train import run, step_seconds
@@ -62,7 +62,7 @@ class Task:
 
 def variants(base: Recipe) -> dict[str, Recipe]:
     """Each differs from the base in one respect; `smaller` is what `distillation` follows."""
-    found = {
+    return {
         SMALLER: replace(base, size="tiny" if base.size == "tiny" else "smaller"),
         BASE: base,
         "mask-none": replace(base, mask="none"),
@@ -72,12 +72,10 @@ def variants(base: Recipe) -> dict[str, Recipe]:
         "mask-frame-row": replace(base, mask="frame_row"),
         "multi-layer": replace(base, alignment_layers=3),
         "no-alignment": replace(base, alignment=0.0),
+        "temporal-first": replace(base, scan_order="temporal-first"),
+        "hybrid": replace(base, scan_order="hybrid"),
+        DISTILLED: replace(base, distillation=1.0),
     }
-    if has_scan_orders():
-        found["temporal-first"] = replace(base, scan_order="temporal-first")
-        found["hybrid"] = replace(base, scan_order="hybrid")
-    found[DISTILLED] = replace(base, distillation=1.0)
-    return found
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """What a run of the proof trains, and how: small frozen values that travel with its log."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from reelscan.models.bert import BertConfig
+from reelscan.models.scan_order import ScanOrder
 from reelscan.models.video_text import VideoTextConfig
 from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.pretrain.pretrain_config import LossWeights, MaskConfig, MaskKind
@@ -61,7 +62,7 @@ class Recipe:
     alignment: float = 1.0
     """Weight of the alignment with the teacher in the masked steps."""
     alignment_layers: int = 1
-    scan_order: str = "spatial-first"
+    scan_order: ScanOrder = "spatial-first"
     """In which order the tokens of a clip are scanned."""
     distillation: float = 0.0
     """Weight of following a smaller encoder in the masked steps."""
@@ -144,21 +145,5 @@ class Recipe:
             alignment_width=TEACHER_WIDTH,
             position_init="sincos",
             last_alignment_before_mixer=False,
-            **_scan_order(self.scan_order),
+            scan_order=self.scan_order,
         )
-
-
-def _scan_order(order: str) -> dict[str, str]:
-    """What an encoder is told of it; nothing for the published order, which is the default."""
-    if order == "spatial-first":
-        return {}
-    if not has_scan_orders():
-        raise ValueError(
-            f"scan_order is {order!r}, but VideoMambaConfig has no scan_order in this version"
-        )
-    return {"scan_order": order}
-
-
-def has_scan_orders() -> bool:
-    """Whether encoders can scan in another order than frame by frame."""
-    return any(field.name == "scan_order" for field in fields(VideoMambaConfig))

@@ -18,13 +18,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 import torch
 from benchmarks.proof.feeder import Examples, load_examples
 from benchmarks.proof.recipe import ARMS, SIZES, Recipe
 from benchmarks.proof.session import Session, teacher_for
 from benchmarks.proof.snapshot import TEACHER_FILE, read_state
+
+from reelscan.models.scan_order import ScanOrder
+from reelscan.pretrain.pretrain_config import MASK_KINDS
 
 _LOG_EVERY = 20
 _TIMED_STEPS, _FIRST_STEPS = 10, 4
@@ -235,7 +238,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-graphs", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a few steps: to see that it runs")
-    choices = {"arm": ARMS, "size": tuple(SIZES)}
+    choices = {
+        "arm": ARMS,
+        "size": tuple(SIZES),
+        "mask": MASK_KINDS,
+        "scan_order": get_args(ScanOrder),
+    }
     for field in fields(Recipe):
         option = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):

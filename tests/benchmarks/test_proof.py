@@ -10,6 +10,7 @@ import pytest
 import torch
 from benchmarks.proof.ablations import variants
 from benchmarks.proof.clips import kept_frames, open_pixels, write_clips
+from benchmarks.proof.export import export
 from benchmarks.proof.feeder import Examples, Feeder, load_examples
 from benchmarks.proof.recipe import Recipe
 from benchmarks.proof.report import END, START, put_between, report
@@ -19,6 +20,7 @@ from benchmarks.proof.snapshot import read_state
 from benchmarks.proof.train import run
 from benchmarks.proof.variants import PLAYBACKS, mirrored, played
 
+from reelscan.models.model_directory import load_model
 from reelscan.pretrain.demo_corpus.captions import captions
 from reelscan.pretrain.demo_corpus.config import full_corpus
 from reelscan.pretrain.demo_corpus.render import render
@@ -158,7 +160,7 @@ def test_averaging_frames_cannot_tell_twins_and_video_encoders_can(
 
 @pytest.mark.parametrize("arm", ["videomamba", "frames", "vit"])
 def test_a_run_goes_through_both_stages_and_is_taken_up(
-    arm: str, examples: Examples, teacher: Path, tmp_path: Path
+    arm: str, clips: Path, examples: Examples, teacher: Path, tmp_path: Path
 ) -> None:
     recipe = replace(TINY, arm=arm)  # type: ignore[arg-type]
     session = Session(recipe, examples, teacher=teacher)
@@ -170,6 +172,10 @@ def test_a_run_goes_through_both_stages_and_is_taken_up(
     assert other.step == 3 and not other.is_done
     ours, theirs = (s.take_step().losses["contrastive"] for s in (session, other))
     assert theirs == pytest.approx(ours, rel=0.02)
+    if arm == "videomamba":
+        export(tmp_path / "snapshot", clips / "vocabulary.txt", tmp_path / "model")
+        encoder = load_model(tmp_path / "model")
+        assert encoder.encode_text(["a red star rises"]).shape == (1, 32)
     with pytest.raises(ValueError, match="recipe"):
         Session(replace(recipe, seed=9), examples, teacher=teacher).resume(tmp_path / "snapshot")
 
