@@ -20,6 +20,7 @@ COMMANDS = {
     "search": "find moments in a collection from a sentence or an example video",
     "serve": "a web page and an API that search a collection",
     "evaluate": "zero-shot text-video retrieval on an annotation file",
+    "classify": "how well a model tells classes: zero-shot, nearest neighbours, linear probe",
     "model": "inspect a model directory or a weight file",
     "doctor": "what runs on this machine, and why not",
 }

@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_model import save_random_model
 
-from reelscan.models.bert import BertConfig
-from reelscan.models.model_directory import save_model
-from reelscan.models.preprocessing import Preprocessing
-from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.torchvision_mismatch import importable_torchvision
-from reelscan.models.video_text import VideoTextConfig, VideoTextModel
-from reelscan.models.videomamba_config import VideoMambaConfig
 from reelscan.video.encode import write_video
 
 COLOURS = {
@@ -29,34 +24,14 @@ COLOURS = {
 }
 
 
-def save_random_model(path: Path, *, seed: int, matching: bool = True) -> Path:
-    torch.manual_seed(seed)
-    tokenizer = Tokenizer.bert_uncased().restricted_to([f"a {name} screen" for name in COLOURS])
-    config = VideoTextConfig(
-        vision=VideoMambaConfig(image_size=16, patch_size=8, frames=4, depth=1, width=16),
-        text=BertConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=16,
-            num_hidden_layers=2,
-            fusion_layer=1,
-            encoder_width=16,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=48,
-        ),
-        embed_dim=8,
-        matching_trained=matching,
-    )
-    preprocessing = Preprocessing(frames=4, size=16, max_text_tokens=8)
-    save_model(VideoTextModel(config), tokenizer, preprocessing, path)
-    return path
+TEXTS = [f"a {name} screen" for name in COLOURS]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    save_random_model(folder / "first", seed=0)
-    save_random_model(folder / "second", seed=1, matching=False)
+    save_random_model(folder / "first", texts=TEXTS)
+    save_random_model(folder / "second", texts=TEXTS, seed=1, matching=False)
     return folder
 
 
