@@ -198,7 +198,7 @@ class Collection:
 
     def video_path(self, video: str) -> Path:
         """Where a video's file lies."""
-        return Path(self.manifest.videos_root) / video
+        return Path(self.manifest.videos_root, video)
 
     def model_path(self) -> Path:
         """Where the encoder's model directory lay at the last embedding; raises CollectionError."""

@@ -29,25 +29,48 @@ class QueryVectors:
     """The mean score of the collection's segments."""
 
 
-def combine(parts: NDArray[np.float32], query: Query, sample: NDArray[np.float32]) -> QueryVectors:
-    """One vector from those of the parts [P, E] and from some of the collection's segments [N, E].
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How a collection's segments lie, so that no query has to look at them again."""
+
+    mean: NDArray[np.float64]
+    """[E]"""
+    covariance: NDArray[np.float64]
+    """[E, E]"""
+
+
+def spread_of(sample: NDArray[np.float32]) -> Spread | None:
+    """Of some segments [N, E]; None without any."""
+    if not len(sample):
+        return None
+    exact = sample.astype(np.float64)
+    mean = exact.mean(axis=0)
+    apart = exact - mean
+    return Spread(mean=mean, covariance=apart.T @ apart / len(apart))
+
+
+def combine(parts: NDArray[np.float32], query: Query, spread: Spread | None) -> QueryVectors:
+    """One vector from those of the parts [P, E] and from how the collection's segments lie.
 
     One wanted part keeps its plain similarity as the score. Of several, each part's similarity
     counts in standard deviations above the mean of the collection, times its weight: a picture is
     as much as ten times as similar to a video as a sentence is, and would decide alone.
     """
     weights = np.array([part.weight for part in query.parts], np.float32)
-    similar = sample.astype(np.float64) @ parts.T.astype(np.float64)
-    means = similar.mean(axis=0) if len(sample) else np.zeros(len(parts))
+    exact = parts.astype(np.float64)
+    means = exact @ spread.mean if spread is not None else np.zeros(len(parts))
     if len(parts) == 1:
         return QueryVectors(
             parts=parts, weights=weights, vector=parts[0], offset=0.0, usual=float(means[0])
         )
-    spreads = similar.std(axis=0) if len(sample) else np.zeros(len(parts))
-    spreads = np.where(spreads > 1e-6, spreads, 1.0)
-    shares = weights / np.abs(weights).sum() / spreads
+    varying = np.zeros((len(parts), len(parts)))
+    if spread is not None:
+        varying = exact @ spread.covariance @ exact.T
+    deviations = np.sqrt(np.maximum(varying.diagonal(), 0.0))
+    deviations = np.where(deviations > 1e-6, deviations, 1.0)
+    shares = weights / np.abs(weights).sum() / deviations
     wanted = weights > 0
-    shares[wanted] *= 1 + _shared((similar - means) / spreads, weights, wanted)
+    shares[wanted] *= 1 + _shared(varying / np.outer(deviations, deviations), weights, wanted)
     return QueryVectors(
         parts=parts,
         weights=weights,
@@ -58,17 +81,17 @@ def combine(parts: NDArray[np.float32], query: Query, sample: NDArray[np.float32
 
 
 def _shared(
-    standard: NDArray[np.float64], weights: NDArray[np.float32], wanted: NDArray[np.bool_]
+    alike: NDArray[np.float64], weights: NDArray[np.float32], wanted: NDArray[np.bool_]
 ) -> float:
     """How much of the wanted parts the unwanted ones hold, by their weights.
 
-    standard [N, P]: similarities of segments in standard deviations above the mean.
+    alike [P, P]: correlations, over the collection's segments, of the similarities to the parts.
     """
-    of_wanted = standard[:, wanted] @ weights[wanted]
-    variance = float(of_wanted @ of_wanted)
+    with_wanted = alike[:, wanted] @ weights[wanted]
+    variance = float(weights[wanted] @ with_wanted[wanted])
     if variance < 1e-9:
         return 0.0
-    slopes = standard[:, ~wanted].T @ of_wanted / variance
+    slopes = with_wanted[~wanted] / variance
     return float(np.abs(weights[~wanted]) @ np.maximum(slopes, 0.0))
 
 

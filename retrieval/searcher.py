@@ -25,7 +25,13 @@ from reelscan.retrieval.moments import (
     join_neighbours,
 )
 from reelscan.retrieval.query import AnyQuery, Query, as_query
-from reelscan.retrieval.query_vectors import QueryVectors, combine, embed_parts
+from reelscan.retrieval.query_vectors import (
+    QueryVectors,
+    Spread,
+    combine,
+    embed_parts,
+    spread_of,
+)
 from reelscan.retrieval.rerank import matching_encoder
 from reelscan.retrieval.token_cache import TokenCache
 from reelscan.video.sampling import times_at
@@ -33,6 +39,7 @@ from reelscan.video.sampling import times_at
 __all__ = ["SearchHit", "SearchOptions", "Searcher", "VideoHit"]
 _SAMPLED_SEGMENTS = 4096
 _LOOKED_AT_PER_VIDEO = 16
+_LOOKED_AT_PER_MOMENT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,7 @@ class Searcher:
         self._encoder = encoder
         self._calibration = calibration
         self._token_cache = token_cache
-        self._sample: NDArray[np.float32] | None = None
+        self._spread: Spread | None = None
 
     def search(
         self,
@@ -157,8 +164,10 @@ class Searcher:
         query = as_query(query)
         self._check(query, options)
         parts = embed_parts(query, self._encoder) if part_vectors is None else part_vectors
-        vectors = combine(parts, query, self._sampled())
-        fetched = top * _LOOKED_AT_PER_VIDEO if per_video else top
+        vectors = combine(parts, query, self._spread_of_all())
+        fetched = top * (_LOOKED_AT_PER_MOMENT if options.join else 1)
+        if per_video:
+            fetched = top * _LOOKED_AT_PER_VIDEO
         if options.rerank:
             fetched = max(top, options.rerank_candidates)
         while True:
@@ -193,10 +202,10 @@ class Searcher:
         if len(self._collection) == 0:
             raise ValueError(f"{self._collection.name} holds no segments yet: embed videos first")
 
-    def _sampled(self) -> NDArray[np.float32]:
-        if self._sample is None or len(self._sample) == 0:
-            self._sample = self._collection.sample_vectors(_SAMPLED_SEGMENTS)
-        return self._sample
+    def _spread_of_all(self) -> Spread | None:
+        if self._spread is None:
+            self._spread = spread_of(self._collection.sample_vectors(_SAMPLED_SEGMENTS))
+        return self._spread
 
     def _curve(self, options: SearchOptions) -> ScoreCurve | None:
         if self._calibration is None:

@@ -21,10 +21,22 @@ class Admission:
     """Threads for one kind of work, and a queue of limited length before them."""
 
     def __init__(
-        self, name: str, *, at_once: int, waiting: int, per_client: int, seconds: float
+        self,
+        name: str,
+        *,
+        at_once: int,
+        waiting: int,
+        per_client: int,
+        seconds: float,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
-        """`per_client`: of those at work and waiting, the most from one address."""
-        self._threads = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix=name)
+        """`per_client`: of those at work and waiting, the most from one address.
+
+        `prepare` is done once in each thread.
+        """
+        self._threads = ThreadPoolExecutor(
+            max_workers=at_once, thread_name_prefix=name, initializer=prepare
+        )
         self._most = at_once + waiting
         self._per_client = per_client
         self._seconds = seconds

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
+import faiss
 from starlette.requests import Request
 
 from reelscan.retrieval.serve.admission import Admission
@@ -26,12 +28,15 @@ class Desk:
         self._slow = self._admission("decode", at_once=max(1, (os.cpu_count() or 2) // 2))
 
     def _admission(self, name: str, *, at_once: int) -> Admission:
+        # Searches at work at the same time share the cores, rather than wait for each other's.
+        threads = max(1, (os.cpu_count() or 1) // at_once)
         return Admission(
             name,
             at_once=at_once,
             waiting=self.settings.waiting,
             per_client=self.settings.waiting_per_client,
             seconds=self.settings.answer_seconds,
+            prepare=partial(faiss.omp_set_num_threads, threads),
         )
 
     async def quick(self, request: Request, work: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from reelscan.retrieval.query import Part, Query, as_query, parse_part
-from reelscan.retrieval.query_vectors import combine
+from reelscan.retrieval.query_vectors import combine, spread_of
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_each_part_counts_by_its_weight_whatever_its_spread():
     sample = draws.normal(size=(500, 4)).astype(np.float32) * [0.01, 1, 1, 1] + [0, 5, 0, 0]
     parts = np.eye(4, dtype=np.float32)[:3]
     query = Query(parts=(Part(text="a", weight=2.0), Part(text="b"), Part(text="c", weight=-1.0)))
-    vectors = combine(parts, query, sample.astype(np.float32))
+    vectors = combine(parts, query, spread_of(sample.astype(np.float32)))
     scores = sample @ vectors.vector + vectors.offset
     standard = (sample - sample.mean(axis=0)) / sample.std(axis=0)
     liked = 2 * standard[:, 0] + standard[:, 1]
@@ -83,7 +83,7 @@ def test_what_is_unwanted_does_not_cancel_what_is_looked_for():
     sample = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
     parts = np.array([[1, 0, 0, 0], [0.9, 0.43589, 0, 0]], np.float32)
     query = Query(parts=(Part(text="a red car"), Part(text="a red car at night", weight=-1.0)))
-    vectors = combine(parts, query, sample)
+    vectors = combine(parts, query, spread_of(sample))
     scores = sample @ vectors.vector
     assert np.corrcoef(scores, sample[:, 0])[0, 1] > 0.6
     assert np.corrcoef(scores, sample[:, 1])[0, 1] < -0.3
@@ -91,7 +91,7 @@ def test_what_is_unwanted_does_not_cancel_what_is_looked_for():
 
 def test_one_part_keeps_its_similarity():
     sample = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    vectors = combine(np.eye(4, dtype=np.float32)[:1], as_query("a"), sample)
+    vectors = combine(np.eye(4, dtype=np.float32)[:1], as_query("a"), spread_of(sample))
     np.testing.assert_array_equal(vectors.vector, np.eye(4)[0])
     assert (vectors.offset, vectors.usual) == (0.0, pytest.approx(sample[:, 0].mean()))
 
@@ -100,5 +100,5 @@ def test_one_part_keeps_its_similarity():
 def test_few_segments_are_no_obstacle(segments):
     parts = np.eye(4, dtype=np.float32)[:2]
     query = Query(parts=(Part(text="a"), Part(text="b")))
-    vectors = combine(parts, query, np.ones((segments, 4), np.float32))
+    vectors = combine(parts, query, spread_of(np.ones((segments, 4), np.float32)))
     assert np.isfinite(vectors.vector).all()

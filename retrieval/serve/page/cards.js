@@ -6,7 +6,7 @@ const PREVIEW_AFTER_MILLISECONDS = 250;
 
 export function momentCard(moment, state, { onLike, showTitle = true }) {
   const goal = { ...state, video: moment.video, seconds: moment.start_seconds };
-  const picture = thumbnail(moment, range(moment));
+  const picture = thumbnail(moment, showTitle ? range(moment) : null);
   const link = element(
     "a",
     { href: address(goal), class: "card-link" },
