@@ -162,6 +162,8 @@ def _run_all(
     jobs = min(jobs, len(tasks))
     context = get_context("spawn")
     finished = 0
+    for task in tasks:
+        place.log(task.name).unlink(missing_ok=True)
     with ProcessPoolExecutor(
         jobs,
         mp_context=context,
@@ -281,7 +283,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="variants; by default all")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--masked-fraction", type=float, default=0.6)

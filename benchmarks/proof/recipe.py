@@ -30,12 +30,14 @@ class Size:
 
 
 SIZES = {
-    "ti": Size(image_size=96, depth=24, width=192, text_width=192, text_layers=4, embed_dim=256),
-    "half": Size(image_size=96, depth=12, width=192, text_width=192, text_layers=4, embed_dim=256),
+    # 24 blocks of width 192, as VideoMamba-Ti; 16 or 36 patches a frame.
+    "ti": Size(image_size=64, depth=24, width=192, text_width=192, text_layers=4, embed_dim=256),
+    "ti96": Size(image_size=96, depth=24, width=192, text_width=192, text_layers=4, embed_dim=256),
+    "half": Size(image_size=64, depth=12, width=192, text_width=192, text_layers=4, embed_dim=256),
     "reduced": Size(
-        image_size=64, depth=6, width=128, text_width=128, text_layers=3, embed_dim=128
+        image_size=64, depth=4, width=128, text_width=128, text_layers=3, embed_dim=128
     ),
-    "smaller": Size(image_size=64, depth=3, width=64, text_width=128, text_layers=3, embed_dim=128),
+    "smaller": Size(image_size=64, depth=2, width=64, text_width=128, text_layers=3, embed_dim=128),
     "tiny": Size(image_size=32, depth=3, width=64, text_width=32, text_layers=2, embed_dim=32),
 }
 

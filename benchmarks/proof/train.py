@@ -48,6 +48,9 @@ def main() -> None:
     if recipe.needs_teacher and teacher is None:
         teacher = teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
     teacher = teacher if teacher is not None and teacher.is_file() else None
+    if given.plan:
+        print(json.dumps(plan(recipe, examples, teacher)))
+        return
     if given.minutes and given.resume is None:
         recipe = replace(recipe, steps=steps_in(60 * given.minutes, recipe, examples, teacher))
         print(f"{given.minutes} minutes are {recipe.steps} steps", flush=True)
@@ -144,6 +147,23 @@ def run(
     return found
 
 
+def plan(recipe: Recipe, examples: Examples, teacher: Path | None) -> dict[str, Any]:
+    """What a run will take, as measured in a few steps of both stages."""
+    masked, whole = step_seconds(recipe, examples, teacher)
+    hidden = recipe.masked_steps
+    seconds = hidden * masked + (recipe.steps - hidden) * whole
+    return {
+        "arm": recipe.arm,
+        "size": recipe.size,
+        "masked_step_seconds": round(masked, 4),
+        "whole_step_seconds": round(whole, 4),
+        "clips_per_second": round(recipe.steps * recipe.batch / seconds, 1),
+        "steps": recipe.steps,
+        "minutes": round(seconds / 60, 1),
+        "peak_gib": _peak_gib(examples.clips_uint8.device),
+    }
+
+
 def steps_in(seconds: float, recipe: Recipe, examples: Examples, teacher: Path | None) -> int:
     """Steps of a recipe that take so many seconds, measured in a few of both stages."""
     masked, whole = step_seconds(recipe, examples, teacher)
@@ -232,6 +252,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, help="snapshot; its recipe stands for all options")
     parser.add_argument("--stop-after", type=float, default=540.0, help="seconds, start included")
     parser.add_argument("--minutes", type=float, help="of training, in place of --steps")
+    parser.add_argument("--plan", action="store_true", help="only say how long it takes")
     parser.add_argument("--measure-every", type=int, default=250)
     parser.add_argument("--most", type=int, help="training clips to use")
     parser.add_argument("--teacher-steps", type=int, default=1500)
