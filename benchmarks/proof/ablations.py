@@ -21,11 +21,15 @@ from pathlib import Path
 
 import torch
 from benchmarks.proof.feeder import Examples, load_examples
+from benchmarks.proof.loop import run
 from benchmarks.proof.recipe import SIZES, Recipe
 from benchmarks.proof.runs import read_runs
 from benchmarks.proof.session import Session, teacher_for
-from benchmarks.proof.train import run, step_seconds
+from benchmarks.proof.train import step_seconds
 
+_WITHOUT_GRAPHS = 1.5
+"""How much longer a run takes at most whose blocks are launched one by one."""
+_RESERVE_SECONDS = 15
 SMALLER, DISTILLED = "smaller", "distillation"
 BASE = "base"
 """Attention mask, last layer aligned, spatial-first, no self-distillation."""
@@ -177,7 +181,9 @@ def _run_all(
         _tell_plan(expected, jobs=jobs, seconds_left=deadline - time.time())
         if plan:
             return 0
-        running = _submit(pool, tasks, {n: deadline - e for n, e in expected.items()})
+        running = _submit(
+            pool, tasks, {n: deadline - 1.1 * e - _RESERVE_SECONDS for n, e in expected.items()}
+        )
         with out.open("w", encoding="utf-8") as log:
             names = {task.name for task in tasks}
             for future in as_completed(running):
@@ -207,7 +213,8 @@ def _submit(
 
 def _seconds(recipe: Recipe, masked: float, whole: float) -> float:
     hides = 0 if recipe.mask == "none" else recipe.masked_steps
-    return hides * masked + (recipe.steps - hides) * whole
+    seconds = hides * masked + (recipe.steps - hides) * whole
+    return seconds if recipe.scan_order == "spatial-first" else _WITHOUT_GRAPHS * seconds
 
 
 def _tell_plan(expected: dict[str, float], *, jobs: int, seconds_left: float) -> None:

@@ -1,5 +1,6 @@
 """Zero-shot retrieval among the held-out clips, and the pairs that only time tells apart."""
 
+import numpy as np
 import torch
 from benchmarks.proof.feeder import Examples
 from torch import Tensor
@@ -17,14 +18,14 @@ _UNDECIDED = 1e-6
 def measure(model: VideoTextModel, examples: Examples, *, bf16: bool) -> dict[str, float]:
     """Percentages; the model ends in training mode, torch's generators are not asked.
 
-    `undecided_pairs` are captions that score both clips of a pair the same but for rounding; they
-    count as wrong or right by chance there, and as wrong where they tie.
+    `undecided_pairs` are captions that score both clips of a pair the same but for rounding. In
+    `pairs` a tie is wrong, and rounding decides the others; in `even_pairs` each counts half.
     """
     similarity = _similarity(model, examples, bf16=bf16).numpy()
-    own = list(range(len(similarity)))
+    numbers = list(range(len(similarity)))
     found = {}
     for name, scores in (("t2v", similarity), ("v2t", similarity.T)):
-        metrics = retrieval_metrics(scores, own)
+        metrics = retrieval_metrics(scores, numbers)
         found[f"{name}_r1"] = metrics.recall_at_1
         found[f"{name}_r5"] = metrics.recall_at_5
         found[f"{name}_r10"] = metrics.recall_at_10
@@ -33,17 +34,21 @@ def measure(model: VideoTextModel, examples: Examples, *, bf16: bool) -> dict[st
         VideoPair(kind=kind, videos=(str(first), str(second)))
         for kind, first, second in examples.pairs
     ]
-    order = order_accuracy(pairs, similarity, videos=list(map(str, own)), caption_video=own)
+    order = order_accuracy(pairs, similarity, videos=list(map(str, numbers)), caption_video=numbers)
     found["pairs"] = order.overall.percent
     for kind, accuracy in order.by_kind.items():
         found[f"{kind}_pairs"] = accuracy.percent
-    undecided = [
-        abs(similarity[one, one] - similarity[one, twin]) < _UNDECIDED
-        for _, first, second in examples.pairs
-        for one, twin in ((first, second), (second, first))
-    ]
-    found["undecided_pairs"] = 100.0 * sum(undecided) / len(undecided)
-    return {name: round(value, 2) for name, value in found.items()}
+    leads = np.array(
+        [
+            similarity[own, own] - similarity[own, twin]
+            for _, first, second in examples.pairs
+            for own, twin in ((first, second), (second, first))
+        ]
+    )
+    undecided = np.abs(leads) < _UNDECIDED
+    found["undecided_pairs"] = 100.0 * undecided.mean()
+    found["even_pairs"] = 100.0 * np.where(undecided, 0.5, leads > 0).mean()
+    return {name: round(float(value), 2) for name, value in found.items()}
 
 
 @torch.no_grad()

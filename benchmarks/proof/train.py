@@ -11,17 +11,14 @@ for size ti. The last line printed is JSON.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 import torch
 from benchmarks.proof.feeder import Examples, load_examples
+from benchmarks.proof.loop import run
 from benchmarks.proof.recipe import ARMS, SIZES, Recipe
 from benchmarks.proof.session import Session, teacher_for
 from benchmarks.proof.snapshot import TEACHER_FILE, read_state
@@ -29,7 +26,6 @@ from benchmarks.proof.snapshot import TEACHER_FILE, read_state
 from reelscan.models.scan_order import ScanOrder
 from reelscan.pretrain.pretrain_config import MASK_KINDS
 
-_LOG_EVERY = 20
 _TIMED_STEPS, _FIRST_STEPS = 10, 4
 
 
@@ -44,10 +40,7 @@ def main() -> None:
         given.clips, image_size=SIZES[recipe.size].image_size, device=device, most_clips=given.most
     )
     print(f"clips on {device} after {time.perf_counter() - started:.0f} s", flush=True)
-    teacher = given.resume and given.resume / TEACHER_FILE
-    if recipe.needs_teacher and teacher is None:
-        teacher = teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
-    teacher = teacher if teacher is not None and teacher.is_file() else None
+    teacher = _teacher(given, recipe, examples)
     if given.plan:
         print(json.dumps(plan(recipe, examples, teacher)))
         return
@@ -67,84 +60,26 @@ def main() -> None:
         time_is_up=lambda margin: time.perf_counter() - started + margin > given.stop_after,
         on_stop=lambda: session.save(given.to / "snapshot"),
     )
-    print(
-        json.dumps(
-            {
-                "run": name,
-                "step": session.step,
-                "steps": recipe.steps,
-                "done": session.is_done,
-                "skipped_steps": session.skipped,
-                "seconds": round(time.perf_counter() - started, 1),
-                "peak_gib": _peak_gib(device),
-                **measured,
-            }
-        )
-    )
+    summary = {
+        "run": name,
+        "step": session.step,
+        "steps": recipe.steps,
+        "done": session.is_done,
+        "skipped_steps": session.skipped,
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_gib": _peak_gib(device),
+    }
+    print(json.dumps({**summary, **measured}))
 
 
-def run(
-    session: Session,
-    log_path: Path,
-    *,
-    name: str,
-    measure_every: int,
-    time_is_up: Callable[[float], bool],
-    on_stop: Callable[[], None],
-) -> dict[str, float]:
-    """Trains until done, or until `time_is_up(seconds still needed)`; the last measurement.
-
-    `on_stop` is called before the last measurement, so that nothing is lost if that takes too long.
-    """
-    recipe, start, spent = session.recipe, time.perf_counter(), 0.0
-    parameters = sum(p.numel() for p in session.model.vision_encoder.parameters())
-    with log_path.open("w", encoding="utf-8") as log:
-        write_line(
-            log,
-            {
-                "run": name,
-                **facts(session.device),
-                "recipe": asdict(recipe),
-                "vision_parameters": parameters,
-                "first_step": session.step,
-            },
-        )
-        measuring = 5.0
-        while not session.is_done and not time_is_up(3 * measuring + 10):
-            outcome = session.take_step()
-            if session.step % _LOG_EVERY == 0 or session.is_done:
-                spent = time.perf_counter() - start
-                line = {
-                    "run": name,
-                    "step": session.step,
-                    "seconds": round(spent, 2),
-                    "clips": session.step * recipe.batch,
-                    "learning_rate": outcome.learning_rate,
-                    "temperature": round(outcome.temperature, 5),
-                    "gradient_norm": round(outcome.gradient_norm, 4),
-                    **{k: round(v, 5) for k, v in outcome.losses.items() if v},
-                }
-                write_line(log, line)
-            if session.step % measure_every == 0 and not session.is_done:
-                begun = time.perf_counter()
-                found = session.measure()
-                measuring = time.perf_counter() - begun
-                write_line(log, {"run": name, "step": session.step, "measured": found})
-                print(_progress(session, found, spent), flush=True)
-        on_stop()
-        found = session.measure()
-        write_line(
-            log,
-            {
-                "run": name,
-                "step": session.step,
-                "seconds": round(time.perf_counter() - start, 2),
-                "done": session.is_done,
-                "skipped_steps": session.skipped,
-                "measured": found,
-            },
-        )
-    return found
+def _teacher(given: argparse.Namespace, recipe: Recipe, examples: Examples) -> Path | None:
+    """That of the snapshot, which has none past its masked steps, or one trained now."""
+    if given.resume is not None:
+        kept: Path = given.resume / TEACHER_FILE
+        return kept if kept.is_file() else None
+    if not recipe.needs_teacher:
+        return None
+    return teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
 
 
 def plan(recipe: Recipe, examples: Examples, teacher: Path | None) -> dict[str, Any]:
@@ -187,42 +122,6 @@ def step_seconds(
             session.take_step()
         found.append((time.perf_counter() - started) / _TIMED_STEPS)
     return found[0], found[1]
-
-
-def write_line(log: TextIO, content: dict[str, Any]) -> None:
-    log.write(json.dumps(content) + "\n")
-    log.flush()
-
-
-def facts(device: torch.device) -> dict[str, str]:
-    """With what a figure was made."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {
-        "device": name,
-        "torch": torch.__version__,
-        "commit": os.environ.get("PROOF_COMMIT") or _commit(),
-        "command": "python -m benchmarks.proof."
-        + Path(sys.argv[0]).stem
-        + " "
-        + " ".join(sys.argv[1:]),
-    }
-
-
-def _commit() -> str:
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return "unknown"
-    return asked.stdout.strip() or "unknown"
-
-
-def _progress(session: Session, found: dict[str, float], spent: float) -> str:
-    return (
-        f"step {session.step} of {session.recipe.steps}, {spent:.0f} s: T2V R@1 {found['t2v_r1']}, "
-        f"R@10 {found['t2v_r10']}, pairs {found['pairs']}"
-    )
 
 
 def _peak_gib(device: torch.device) -> float | None:

@@ -12,12 +12,12 @@ from benchmarks.proof.ablations import variants
 from benchmarks.proof.clips import kept_frames, open_pixels, write_clips
 from benchmarks.proof.export import export
 from benchmarks.proof.feeder import Examples, Feeder, load_examples
+from benchmarks.proof.loop import run
 from benchmarks.proof.recipe import Recipe
 from benchmarks.proof.report import END, START, put_between, report
 from benchmarks.proof.runs import read_runs
 from benchmarks.proof.session import Session, teacher_for
 from benchmarks.proof.snapshot import read_state
-from benchmarks.proof.train import run
 from benchmarks.proof.variants import PLAYBACKS, mirrored, played
 
 from reelscan.models.model_directory import load_model
