@@ -28,7 +28,8 @@ _QUERIES = 200
 _DEPTHS = (10, 128)
 _QUERY_SPREAD = 0.6
 _CANDIDATES = (2, 4, 8, 16, 32)
-_TOO_LITTLE = 0.1
+_NEARLY = 0.003
+_LISTS_ALL_TRIED = 512
 _SEED = 20
 
 
@@ -119,27 +120,40 @@ def _blocks(
 
 
 def find_reach(index: Any, exact: BestSoFar, *, kind: IndexKind, settings: IndexSettings) -> Reach:
-    """The cheapest reach with the recall asked for; the widest tried where none has it."""
-    found = EXACT
-    for candidates in (1,) if kind.exact_scores else _CANDIDATES:
-        before = None
-        for looked_into in _lists_to_try(kind.lists):
-            found = _measure(index, exact, looked_into, candidates)
-            short_10 = settings.recall_at_10 - found.recall_at_10
-            short_128 = settings.recall_at_128 - found.recall_at_128
-            if short_10 <= 0 and short_128 <= 0:
-                return found
-            # More lists do not help where the codes lose the rest.
-            gained = 1.0 if before is None else found.recall_at_128 - before.recall_at_128
-            if not kind.exact_scores and gained < _TOO_LITTLE * short_128:
-                break
-            before = found
-    return found
+    """The cheapest reach with the recall asked for, or else with nearly that of the widest."""
+    candidates = 1 if kind.exact_scores else _enough_candidates(index, exact, kind, settings)
+    measured: list[Reach] = []
+    for looked_into in _lists_to_try(kind.lists):
+        measured.append(_measure(index, exact, looked_into, candidates))
+        if _finds(measured[-1], settings.recall_at_10, settings.recall_at_128):
+            return measured[-1]
+    most_10, most_128 = measured[-1].recall_at_10 - _NEARLY, measured[-1].recall_at_128 - _NEARLY
+    return next(one for one in measured if _finds(one, most_10, most_128))
+
+
+def _finds(reach: Reach, recall_at_10: float, recall_at_128: float) -> bool:
+    return reach.recall_at_10 >= recall_at_10 and reach.recall_at_128 >= recall_at_128
+
+
+def _enough_candidates(
+    index: Any, exact: BestSoFar, kind: IndexKind, settings: IndexSettings
+) -> int:
+    """So many for each hit that little is lost to the codes, looking into a fair part of lists."""
+    tried = _lists_to_try(kind.lists)
+    looked_into = tried[len(tried) * 3 // 4]
+    most = _measure(index, exact, looked_into, _CANDIDATES[-1])
+    wanted_10 = min(settings.recall_at_10, most.recall_at_10 - _NEARLY)
+    wanted_128 = min(settings.recall_at_128, most.recall_at_128 - _NEARLY)
+    for candidates in _CANDIDATES[:-1]:
+        if _finds(_measure(index, exact, looked_into, candidates), wanted_10, wanted_128):
+            return candidates
+    return _CANDIDATES[-1]
 
 
 def _lists_to_try(lists: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12 and so on, up to all."""
-    steps = {min(lists, round(base * 2**power)) for power in range(20) for base in (1, 1.5)}
+    """1, 2, 3, 4, 6, 8, 12 and so on, up to all of some hundreds, or an eighth of more."""
+    most = max(min(lists, _LISTS_ALL_TRIED), lists // 8)
+    steps = {min(most, round(base * 2**power)) for power in range(20) for base in (1, 1.5)}
     return sorted(steps)
 
 
