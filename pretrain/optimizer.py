@@ -1,5 +1,7 @@
 """AdamW with named parameter groups: which weights decay, and which do not."""
 
+import re
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -11,11 +13,40 @@ STATE_SPACE_AND_EMBEDDING_NAMES = frozenset(
 )
 
 
+_VISION_NAME = re.compile(r"(?:^|\.)vision_encoder\.(?:layers\.(?P<block>\d+)\.)?(?P<rest>.+)")
+_BEFORE_THE_BLOCKS = ("patch_embed.", "cls_token", "pos_embed", "temporal_pos_embedding")
+
+
 class ParameterGroup(TypedDict):
     """One AdamW group; the names travel with it (`param_names`) and key the checkpoint."""
 
     params: list[tuple[str, nn.Parameter]]
     weight_decay: float
+    learning_rate_scale: float
+    """What the learning rate is multiplied by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDecay:
+    """Learning rates of a video encoder that fall from its last block to its first."""
+
+    blocks: int
+    """How many it has."""
+    factor: float
+    """The rate of a block over that of the block behind it; 1 leaves all alike."""
+
+    def scale(self, name: str) -> float:
+        """Of the parameter of this name: 1 for what is no part of the video encoder or lies behind
+        its blocks, factor for the last block, and for patches and positions one factor less than
+        for the first block."""
+        found = _VISION_NAME.search(name)
+        if found is None:
+            return 1.0
+        if found["block"] is not None:
+            return float(self.factor ** (self.blocks - int(found["block"])))
+        if found["rest"].startswith(_BEFORE_THE_BLOCKS):
+            return float(self.factor ** (self.blocks + 1))
+        return 1.0
 
 
 def decays(name: str, parameter: torch.Tensor, *, published_decay: bool = False) -> bool:
@@ -31,18 +62,29 @@ def decays(name: str, parameter: torch.Tensor, *, published_decay: bool = False)
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, published_decay: bool = False
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    published_decay: bool = False,
+    layer_decay: LayerDecay | None = None,
 ) -> list[ParameterGroup]:
-    """Trainable parameters in two groups, decayed first; a tied parameter appears once."""
-    decayed: list[tuple[str, nn.Parameter]] = []
-    spared: list[tuple[str, nn.Parameter]] = []
+    """Trainable parameters, those decayed apart from those spared, and each learning rate apart.
+
+    Decayed ones first, high rates first; a tied parameter appears once.
+    """
+    groups: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = decayed if decays(name, parameter, published_decay=published_decay) else spared
-            group.append((name, parameter))
+            decayed = decays(name, parameter, published_decay=published_decay)
+            scale = 1.0 if layer_decay is None else layer_decay.scale(name)
+            groups.setdefault((decayed, scale), []).append((name, parameter))
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {
+            "params": groups[decayed, scale],
+            "weight_decay": weight_decay if decayed else 0.0,
+            "learning_rate_scale": scale,
+        }
+        for decayed, scale in sorted(groups, reverse=True)
     ]
 
 
@@ -52,10 +94,7 @@ def _by_kind(group: ParameterGroup) -> list[ParameterGroup]:
     whole: list[tuple[str, nn.Parameter]] = []
     for pair in group["params"]:
         (sharded if isinstance(pair[1], DTensor) else whole).append(pair)
-    return [
-        {"params": sharded, "weight_decay": group["weight_decay"]},
-        {"params": whole, "weight_decay": group["weight_decay"]},
-    ]
+    return [{**group, "params": sharded}, {**group, "params": whole}]
 
 
 def build_optimizer(
@@ -65,12 +104,29 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.05,
     published_decay: bool = False,
+    layer_decay: LayerDecay | None = None,
 ) -> torch.optim.AdamW:
-    """Fused AdamW (one kernel on CPU and on GPU) over `parameter_groups`."""
-    groups = parameter_groups(model, weight_decay=weight_decay, published_decay=published_decay)
-    return torch.optim.AdamW(
+    """Fused AdamW (one kernel on CPU and on GPU) over `parameter_groups`.
+
+    A schedule sets rates by `set_learning_rate`.
+    """
+    groups = parameter_groups(
+        model,
+        weight_decay=weight_decay,
+        published_decay=published_decay,
+        layer_decay=layer_decay,
+    )
+    optimizer = torch.optim.AdamW(
         [dict(part) for group in groups for part in _by_kind(group) if part["params"]],
         lr=learning_rate,
         betas=betas,
         fused=True,
     )
+    set_learning_rate(optimizer, learning_rate)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Of every group, multiplied by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["learning_rate_scale"]

@@ -204,6 +204,9 @@ class OptimizerConfig:
     """Pull of matrices towards zero; biases, norms, embeddings and state matrices are spared."""
     published_decay: bool = False
     """Decay all that the published code decays: state matrices, embeddings, temperature too."""
+    vision_layer_decay: float = 1.0
+    """For fine-tuning a trained video encoder: the learning rate of each of its blocks over that of
+    the block behind it, patches and positions as a block before the first; 1: all alike."""
     warmup_fraction: float = 0.1
     """Part of the run over which the learning rate rises linearly."""
     final_learning_rate_fraction: float = 0.01
@@ -216,6 +219,10 @@ class OptimizerConfig:
             raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}; give two numbers in [0, 1)")
+        if not 0.0 < self.vision_layer_decay <= 1.0:
+            raise ValueError(
+                f"vision_layer_decay is {self.vision_layer_decay}; give a number above 0, at most 1"
+            )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; give at least 0")
         for name in ("warmup_fraction", "final_learning_rate_fraction"):

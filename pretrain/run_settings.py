@@ -39,6 +39,12 @@ FREE_TO_CHANGE = frozenset(
 )
 """Settings that do not decide what is learned once a run has begun."""
 
+WHEN_UNNAMED: Mapping[str, object] = {
+    "model.vision.scan_order": "spatial-first",
+    "optimizer.vision_layer_decay": 1.0,
+}
+"""What runs did that began before they could say so."""
+
 
 def plain_settings(config: PretrainConfig, *, processes: int) -> dict[str, object]:
     """JSON values. Paths lose their folders: data may move, but not become other data.
@@ -54,7 +60,7 @@ def plain_settings(config: PretrainConfig, *, processes: int) -> dict[str, objec
 
 def check_same_settings(stored: Mapping[str, object], current: Mapping[str, object]) -> None:
     """Raises ValueError that lists what a resumed run would do differently."""
-    before, now = flat_settings(stored), flat_settings(current)
+    before, now = {**WHEN_UNNAMED, **flat_settings(stored)}, flat_settings(current)
     changes = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())

@@ -12,7 +12,7 @@ from reelscan.pretrain.cached_contrast import survey
 from reelscan.pretrain.distributed import Processes, mean_over_processes
 from reelscan.pretrain.loss_parts import WholeBatch
 from reelscan.pretrain.objective import Objective, TrainingBatch
-from reelscan.pretrain.optimizer import build_optimizer
+from reelscan.pretrain.optimizer import LayerDecay, build_optimizer, set_learning_rate
 from reelscan.pretrain.parallel import (
     average_replicated_,
     gradient_norms,
@@ -76,6 +76,9 @@ class TrainStep:
             betas=config.optimizer.betas,
             weight_decay=config.optimizer.weight_decay,
             published_decay=config.optimizer.published_decay,
+            layer_decay=LayerDecay(
+                blocks=config.model.vision.depth, factor=config.optimizer.vision_layer_decay
+            ),
         )
         self._parts = _parts_of(objective)
         self._settings = config.optimizer
@@ -167,8 +170,7 @@ class TrainStep:
             warmup_steps=round(self._settings.warmup_fraction * self._total_steps),
             floor=self._settings.final_learning_rate_fraction,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         return learning_rate
 
 

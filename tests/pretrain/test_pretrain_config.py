@@ -41,6 +41,7 @@ TEACHER = Path("clip.safetensors")
         (lambda: OptimizerConfig(learning_rate=float("inf")), "learning_rate is inf"),
         (lambda: OptimizerConfig(betas=(0.9, 1.0)), "betas"),
         (lambda: OptimizerConfig(weight_decay=-0.1), "weight_decay"),
+        (lambda: OptimizerConfig(vision_layer_decay=0.0), "vision_layer_decay is 0"),
         (lambda: OptimizerConfig(warmup_fraction=1.5), "warmup_fraction is 1.5"),
         (lambda: OptimizerConfig(final_learning_rate_fraction=-1), "final_learning_rate_fraction"),
         (lambda: OptimizerConfig(clip_gradient_norm=0.0), "clip_gradient_norm is 0"),

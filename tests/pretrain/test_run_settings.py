@@ -58,3 +58,13 @@ def test_addresses_lose_their_folders_too():
     before = config()
     moved = ("s3://bucket/x/a.index.json", "https://host/b.index.json")
     check(before, replace(before, data=replace(before.data, shards=moved)))
+
+
+def test_runs_that_began_before_a_setting_was_there_go_on():
+    before = plain_settings(config(), processes=8)
+    del before["model"]["vision"]["scan_order"]
+    del before["optimizer"]["vision_layer_decay"]
+    check_same_settings(before, plain_settings(config(), processes=8))
+    now = replace(config(), optimizer=replace(config().optimizer, vision_layer_decay=0.7))
+    with pytest.raises(ValueError, match=r"vision_layer_decay was 1.0 and is 0.7"):
+        check_same_settings(before, plain_settings(now, processes=8))
