@@ -24,7 +24,7 @@ from benchmarks.proof.feeder import Examples, load_examples
 from benchmarks.proof.loop import run
 from benchmarks.proof.recipe import SIZES, Recipe
 from benchmarks.proof.runs import read_runs
-from benchmarks.proof.session import Session, teacher_for
+from benchmarks.proof.session import Session, teacher_for, teacher_path
 from benchmarks.proof.train import step_seconds
 
 _WITHOUT_GRAPHS = 1.5
@@ -153,8 +153,8 @@ def _left(tasks: list[Task], *, have: Path | None, place: Place) -> list[Task]:
 
 
 def _make_teacher(place: Place, *, steps: int) -> None:
-    examples = _examples(place)
-    teacher_for(place.size, examples, folder=place.work, steps=steps)
+    if not teacher_path(place.size, place.work).is_file():
+        teacher_for(place.size, _examples(place), folder=place.work, steps=steps)
 
 
 def _run_all(
@@ -248,8 +248,7 @@ def _time_steps(recipe: Recipe) -> tuple[float, float]:
     """Seconds of a masked and of a whole step while all processes take such steps."""
     place, barrier, examples = _HERE["here"]
     barrier.wait()
-    teacher = teacher_for(place.size, examples, folder=place.work, steps=1)
-    return step_seconds(recipe, examples, teacher)
+    return step_seconds(recipe, examples, teacher_path(place.size, place.work))
 
 
 def _make(task: Task, latest_start: float) -> bool:
@@ -261,7 +260,7 @@ def _make(task: Task, latest_start: float) -> bool:
     session = Session(
         task.recipe,
         examples,
-        teacher=teacher_for(place.size, examples, folder=place.work, steps=1),
+        teacher=teacher_path(place.size, place.work),
         smaller=place.snapshot(smaller) if task.variant == DISTILLED else None,
     )
     unfinished = place.log(task.name).with_suffix(".unfinished")

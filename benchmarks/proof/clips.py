@@ -141,6 +141,10 @@ def _run(parts: list[Part], *, workers: int) -> Iterator[Told]:
     if workers == 1:
         yield from map(_make_part, parts)
         return
+    # Each process is one of many: it must not start threads of its own for products.
+    os.environ |= dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
+    )
     with ProcessPoolExecutor(
         min(workers, len(parts)),
         mp_context=get_context("spawn"),
@@ -156,8 +160,8 @@ def _make_part(part: Part) -> Told:
     config = part.config
     scenes = _forward(draw_train(config, part.held_out, pairs=_pairs(config), part=part.number))
     pixels = open_pixels(part.folder / "train.u8", config=config, mode="r+")
-    tokenizer = Tokenizer.bert_uncased()
     count = len(scenes)
+    sentences: dict[tuple[int, int, int], list[str]] = {}
     told = Told(
         tokens=np.zeros(
             (count, len(PLAYBACKS), 2, config.captions_per_video, MAX_TOKENS), dtype=np.int16
@@ -174,7 +178,11 @@ def _make_part(part: Part) -> Told:
             told.exists[row, playback] = True
             for mirror, shown in enumerate((meaning, mirrored(meaning))):
                 told.meanings[row, playback, mirror] = _number_of(shown)
-                told.tokens[row, playback, mirror] = _tokens(shown, scene.seed, tokenizer, config)
+                sentences[row, playback, mirror] = _sentences(shown, scene.seed, config)
+    every = [sentence for some in sentences.values() for sentence in some]
+    ids = Tokenizer.bert_uncased()(every, max_tokens=MAX_TOKENS).input_ids.numpy()
+    places = tuple(np.array(list(sentences)).T)
+    told.tokens[places] = ids.reshape(len(sentences), -1, MAX_TOKENS)
     return told
 
 
@@ -183,14 +191,10 @@ def kept_frames(frames_uint8: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frames_uint8[1::2]
 
 
-def _tokens(
-    meaning: Meaning, seed: int, tokenizer: Tokenizer, config: CorpusConfig
-) -> NDArray[np.int16]:
-    """[K, L]; sentences come again where the meaning allows fewer."""
+def _sentences(meaning: Meaning, seed: int, config: CorpusConfig) -> list[str]:
+    """K; they come again where the meaning allows fewer."""
     told = captions(meaning, config.captions_per_video, random.Random(seed))
-    told = [told[number % len(told)] for number in range(config.captions_per_video)]
-    ids = tokenizer(told, max_tokens=MAX_TOKENS).input_ids.numpy()
-    return ids.astype(np.int16)
+    return [told[number % len(told)] for number in range(config.captions_per_video)]
 
 
 def _number_of(meaning: Meaning) -> int:

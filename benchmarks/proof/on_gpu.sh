@@ -32,9 +32,7 @@ case $part in
     resume) train --resume "$@" ;;
     ablations) ablations $EXTRA "$@" ;;
     plan)
-        for arm in videomamba frames vit; do
-            train --arm "$arm" --plan $EXTRA "$@"
-        done
+        train --plan $EXTRA "$@"
         ablations --plan $EXTRA
         ;;
     *)

@@ -52,8 +52,8 @@ class Recipe:
     """One of `SIZES`."""
     seed: int = 0
     """Of weights and draws; the clips are the same for all."""
-    steps: int = 3000
-    batch: int = 512
+    steps: int = 5000
+    batch: int = 256
     """Clips a step."""
     learning_rate: float = 1e-3
     """Peak."""

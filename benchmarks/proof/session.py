@@ -184,10 +184,15 @@ def with_layers(teacher: ClipVision, layers: int) -> ClipVision:
     return other.eval()
 
 
+def teacher_path(size: str, folder: Path) -> Path:
+    """Where a teacher of frames of this size is kept."""
+    return folder / f"teacher-{SIZES[size].image_size}.safetensors"
+
+
 def teacher_for(size: str, examples: Examples, *, folder: Path, steps: int) -> Path:
     """A CLIP trained on single frames of the training clips, or the one in the folder."""
     image_size = SIZES[size].image_size
-    path = folder / f"teacher-{image_size}.safetensors"
+    path = teacher_path(size, folder)
     if path.is_file():
         return path
     frames = torch.tensor([frame for frame, _ in examples.stills])

@@ -10,6 +10,7 @@ for size ti. The last line printed is JSON.
 """
 
 import argparse
+import gc
 import json
 import time
 from dataclasses import fields, replace
@@ -33,8 +34,6 @@ def main() -> None:
     given = _arguments().parse_args()
     started = time.perf_counter()
     device = torch.device(given.device)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
     recipe = _recipe(given)
     examples = load_examples(
         given.clips, image_size=SIZES[recipe.size].image_size, device=device, most_clips=given.most
@@ -42,7 +41,8 @@ def main() -> None:
     print(f"clips on {device} after {time.perf_counter() - started:.0f} s", flush=True)
     teacher = _teacher(given, recipe, examples)
     if given.plan:
-        print(json.dumps(plan(recipe, examples, teacher)))
+        for arm in ARMS:
+            print(json.dumps(plan(replace(recipe, arm=arm), examples, teacher)), flush=True)
         return
     if given.minutes and given.resume is None:
         recipe = replace(recipe, steps=steps_in(60 * given.minutes, recipe, examples, teacher))
@@ -121,6 +121,10 @@ def step_seconds(
         for _ in range(_TIMED_STEPS):
             session.take_step()
         found.append((time.perf_counter() - started) / _TIMED_STEPS)
+    del session
+    gc.collect()
+    if examples.clips_uint8.is_cuda:
+        torch.cuda.empty_cache()
     return found[0], found[1]
 
 
@@ -151,7 +155,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, help="snapshot; its recipe stands for all options")
     parser.add_argument("--stop-after", type=float, default=540.0, help="seconds, start included")
     parser.add_argument("--minutes", type=float, help="of training, in place of --steps")
-    parser.add_argument("--plan", action="store_true", help="only say how long it takes")
+    parser.add_argument("--plan", action="store_true", help="only say how long each arm takes")
     parser.add_argument("--measure-every", type=int, default=250)
     parser.add_argument("--most", type=int, help="training clips to use")
     parser.add_argument("--teacher-steps", type=int, default=1500)
