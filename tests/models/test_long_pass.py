@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu import require_gpu
 
 from reelscan.models import roomy_tensor
 from reelscan.models.long_pass import pool_long_clips
@@ -137,3 +138,17 @@ def test_a_large_tensor_lies_in_a_file(monkeypatch):
     tensor.fill_(2.0)
     assert tensor.sum() == 6000
     assert "reelscan-" in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 2e-4), (True, 0.1)])
+@pytest.mark.parametrize("memory_bytes", [100, 2**29])
+def test_pieces_on_a_gpu(monkeypatch, autocast, tolerance, memory_bytes):
+    """With streams on the GPU and in a file; the mixer's kernel in one meets that of pieces."""
+    device = require_gpu()
+    monkeypatch.setattr(roomy_tensor, "MEMORY_BYTES", memory_bytes)
+    encoder = build(CONFIG).to(device)
+    clips = torch.randn(2, 11, 3, 32, 32, device=device)
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        whole = encoder(clips).pooled
+        pooled = in_pieces(encoder, clips, piece_frames=4)
+    torch.testing.assert_close(pooled, whole, atol=tolerance, rtol=1e-3)

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from gpu import require_gpu
 
 from reelscan.models.long_pass import pool_long_clips
 from reelscan.models.masks import random_mask, with_class_token
@@ -146,3 +147,15 @@ def test_what_cannot_be_is_refused():
         VideoMambaConfig(scan_order="diagonal")
     with pytest.raises(ValueError, match="reads hybrid"):
         pool_long_clips(build("hybrid"), lambda first, end: None, clips=1, piece_frames=1)
+
+
+@pytest.mark.parametrize("order", ["temporal-first", "hybrid"])
+def test_a_gpu_reads_in_the_same_order(order):
+    device = require_gpu()
+    encoder = build(order)
+    clips = torch.randn(2, 3, 3, 32, 32)
+    mask = with_class_token(random_mask(2, (3, 2, 2), ratio=0.5))
+    with torch.no_grad():
+        expected = encoder.encode(clips, mask=mask).tokens
+        found = encoder.to(device).encode(clips.to(device), mask=mask.to(device)).tokens
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
