@@ -144,19 +144,30 @@ class PyAVReader:
         if self._orientation is None:
             self._orientation = orientation_of(frame)
         try:
-            # Planes of one colour each need no transposing. One reformatter for all frames, and
-            # one thread: setting up either anew for each frame costs more than the conversion.
-            planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+            return self._orientation.apply(self._colours(frame))
         except av.FFmpegError as error:
             reason = f"its {frame.format.name} pictures cannot be converted: {error.strerror}"
             raise VideoError(self.name, reason) from error
-        green, blue, red = (
-            torch.frombuffer(plane, dtype=torch.uint8)[: planar.height * plane.line_size].view(
-                planar.height, plane.line_size
-            )[:, : planar.width]
-            for plane in planar.planes
-        )
-        return self._orientation.apply(torch.stack((red, green, blue)))
+
+    def _colours(self, frame: av.VideoFrame) -> Tensor:
+        """RGB [3, H, W] uint8 as stored; raises av.FFmpegError."""
+        # One reformatter for all frames, and one thread: setting up either anew for each frame
+        # costs more than the conversion. Planes of one colour each need no transposing, but of
+        # widths that are no multiple of 16 FFmpeg leaves the last columns of planes unwritten.
+        is_planar = frame.width % 16 == 0
+        form = "gbrp" if is_planar else "rgb24"
+        converted = self._reformatter.reformat(frame, format=form, threads=1)
+        height, width = converted.height, converted.width
+        rows = [
+            torch.frombuffer(plane, dtype=torch.uint8)[: height * plane.line_size].view(
+                height, plane.line_size
+            )
+            for plane in converted.planes
+        ]
+        if is_planar:
+            green, blue, red = (plane[:, :width] for plane in rows)
+            return torch.stack((red, green, blue))
+        return rows[0][:, : 3 * width].reshape(height, width, 3).permute(2, 0, 1).contiguous()
 
 
 class _Feed:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reelscan.video.decode import read_clip, read_frame
+from reelscan.video.encode import encode_video
 from reelscan.video.errors import VideoError
 from reelscan.video.sampling import middle_indices, random_indices
 from reelscan.video.transforms import resize
@@ -254,3 +255,17 @@ def test_real_videos_are_decoded_exactly(
         assert torch.equal(clip.frames_uint8, expected[middle_indices(count, 8)])
     clip = read_clip(sample_videos["bigbuckbunny"], frames=2, frame_size=64, end_seconds=1)
     assert clip.frames_uint8.shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p"])
+@pytest.mark.parametrize("width", [160, 162, 166, 168, 170, 180, 184, 190])
+def test_every_column_is_decoded_whatever_the_width(width: int, pixel_format: str) -> None:
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(noise, size=(64, width), mode="bilinear")
+    frames = (255 * smooth).byte().expand(4, 3, 64, width)
+    data = encode_video(frames, fps=8, pixel_format=pixel_format)
+    with av.open(io.BytesIO(data)) as container:
+        expected = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    decoded = read_frame(data, 0.0)
+    apart = decoded.permute(1, 2, 0).int() - torch.from_numpy(expected).int()
+    assert apart.abs().max() <= 12
