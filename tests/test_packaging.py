@@ -40,6 +40,8 @@ def test_wheel_holds_every_source_file_and_nothing_generic(
             assert f"reelscan/{path.relative_to(ROOT)}" in names
     assert "reelscan/models/bert_uncased_vocab.txt" in names
     assert "reelscan/py.typed" in names
+    for path in (ROOT / "retrieval" / "serve" / "page").iterdir():
+        assert f"reelscan/{path.relative_to(ROOT)}" in names
 
 
 def test_sdist_holds_regular_files_only(distributions: tuple[Path, Path]) -> None:

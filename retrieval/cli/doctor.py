@@ -200,5 +200,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     lambda: check_optional("open-clip-torch", "open_clip", "openclip"),
     lambda: check_optional("transformers", "transformers", "hf"),
     lambda: check_optional("pymilvus", "pymilvus", "milvus"),
+    lambda: check_optional("fastapi", "fastapi", "serve"),
+    lambda: check_optional("uvicorn", "uvicorn", "serve"),
     check_disk,
 )

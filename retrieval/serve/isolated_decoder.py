@@ -5,6 +5,7 @@ T frames, S side of a frame in pixels.
 
 import contextlib
 import multiprocessing
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,7 @@ class IsolatedDecoder:
                 self._pool = ProcessPoolExecutor(
                     max_workers=1,
                     mp_context=multiprocessing.get_context("spawn"),
-                    initializer=_limit_memory,
+                    initializer=_prepare,
                 )
             future = self._pool.submit(_decode, content, self._preprocessing)
             try:
@@ -76,7 +77,9 @@ class IsolatedDecoder:
         self._pool = None
 
 
-def _limit_memory() -> None:
+def _prepare() -> None:
+    # Ctrl-C reaches the whole group; the service ends this process itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource  # not on every system

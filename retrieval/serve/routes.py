@@ -119,7 +119,12 @@ def _watching_routes(router: APIRouter, desk: Desk) -> None:
             request_id=request_id_of(request),
         )
 
-    @router.get("/metrics", summary="Counters for Prometheus", tags=["watching"])
+    @router.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        tags=["watching"],
+        response_class=PlainTextResponse,
+    )
     async def metrics(request: Request) -> PlainTextResponse:
         text = await desk.quick(request, desk.metrics_text)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")

@@ -40,7 +40,7 @@ def test_mistakes_are_one_line(collection_path, capsys):
             assert complaint in told and len(told.strip().splitlines()) == 1
 
 
-def test_it_serves_until_it_is_interrupted(collection_path, tmp_path):
+def test_it_serves_until_it_is_interrupted(collection_path, videos, tmp_path):
     script = (
         "from colour_encoder import ColourMatcher\n"
         "from reelscan.retrieval.cli import serve\n"
@@ -52,7 +52,8 @@ def test_it_serves_until_it_is_interrupted(collection_path, tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
         [sys.executable, "-c", script],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None
@@ -64,7 +65,9 @@ def test_it_serves_until_it_is_interrupted(collection_path, tmp_path):
 
         address = line.split(" at ")[1].split()[0]
         assert ServiceClient(address).search("white").moments[0].start_seconds == 2.0
-        process.send_signal(signal.SIGINT)
+        # The process that decodes is stopped by the same Ctrl-C.
+        ServiceClient(address).upload(videos / "red-blue.mp4")
+        os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=30)
     finally:
         process.kill()
