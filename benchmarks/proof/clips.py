@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,13 +39,8 @@ from reelscan.pretrain.demo_corpus.captions import captions, static_captions
 from reelscan.pretrain.demo_corpus.config import CorpusConfig, full_corpus
 from reelscan.pretrain.demo_corpus.motion import frame_order, tracks, visible_looks
 from reelscan.pretrain.demo_corpus.render import render
-from reelscan.pretrain.demo_corpus.scene import Meaning, Scene
-from reelscan.pretrain.demo_corpus.split import (
-    Composition,
-    Split,
-    draw_train,
-    split_scenes,
-)
+from reelscan.pretrain.demo_corpus.scene import Composition, Meaning, Scene
+from reelscan.pretrain.demo_corpus.split import Split, draw_train, split_scenes
 
 CLIPS_FILE, MAX_TOKENS = "clips.json", 64
 
@@ -97,9 +93,9 @@ def write_clips(folder: Path, *, clips: int, test: int, seed: int, workers: int)
     Raises ValueError if the folder holds clips of another configuration.
     """
     config = replace(full_corpus(seed=seed, test_videos=test), train_videos=min(1000, clips))
-    per_part = len(_forward(draw_train(config, frozenset(), pairs=_pairs(config), part=1)))
+    per_part = config.train_videos - _pairs(config)
     parts_count = -(-clips // per_part)
-    content = {
+    content: dict[str, Any] = {
         "train": parts_count * per_part,
         "test": test,
         "frames": config.frames // 2,

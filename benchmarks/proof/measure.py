@@ -62,7 +62,7 @@ def _similarity(model: VideoTextModel, examples: Examples, *, bf16: bool) -> Ten
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         videos = [
             model.embed_video(examples.preprocessing.normalise(part))
-            for part in examples.test_uint8.split(_AT_ONCE)
+            for part in torch.split(examples.test_uint8, _AT_ONCE)
         ]
         texts = model.embed_text(text.input_ids, text.attention_mask)
     model.train()

@@ -9,9 +9,16 @@ from benchmarks.proof.arms import build_arm
 from benchmarks.proof.feeder import Examples, Feeder
 from benchmarks.proof.measure import measure
 from benchmarks.proof.recipe import PATCH, SIZES, TEACHER_WIDTH, Recipe
-from benchmarks.proof.snapshot import load_optimizer, load_weights, read_state, save_snapshot
+from benchmarks.proof.snapshot import (
+    VOCABULARY_FILE,
+    load_optimizer,
+    load_weights,
+    read_state,
+    save_snapshot,
+)
 
 from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
+from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.videomamba import VideoMamba
 from reelscan.pretrain.clip_training import (
     ClipTrainingConfig,
@@ -124,34 +131,42 @@ class Session:
         """See `measure.measure`."""
         return measure(self.model, self.examples, bf16=self.uses_bf16)
 
-    def save(self, folder: Path) -> None:
-        """A snapshot for `resume`."""
+    def save(self, folder: Path, *, name: str = "") -> None:
+        """A snapshot for `resume`, under the name of the run."""
         save_snapshot(
             folder,
             self.model,
             self._take_step.optimizer,
             state={
+                "name": name,
                 "step": self.step,
                 "skipped": self.skipped,
                 "recipe": asdict(self.recipe),
-                "vocabulary": self.examples.tokenizer.vocab_size,
             },
+            tokenizer=self.examples.tokenizer,
             teacher=self._teacher_path if self.step < self.recipe.masked_steps else None,
         )
 
     def resume(self, folder: Path) -> None:
         """Goes on from a snapshot. Raises ValueError if it is of another recipe or vocabulary."""
-        state = read_state(folder)
-        for name, own in (
-            ("recipe", asdict(self.recipe)),
-            ("vocabulary", self.examples.tokenizer.vocab_size),
-        ):
-            if state[name] != own:
-                raise ValueError(f"{folder} was trained with the {name} {state[name]}, not {own}")
+        state, recipe = read_state(folder), asdict(self.recipe)
+        if state["recipe"] != recipe:
+            raise ValueError(f"{folder} has the recipe {state['recipe']}, but this is {recipe}")
+        self._check_vocabulary(folder)
         assert isinstance(state["step"], int) and isinstance(state["skipped"], int)
         roots = load_weights(folder, self.model)
         load_optimizer(self._take_step.optimizer, self.model, roots, step=state["step"])
         self.step, self.skipped = state["step"], state["skipped"]
+
+    def start_from(self, folder: Path) -> None:
+        """Takes the weights of a snapshot, for a run of its own. Raises ValueError."""
+        self._check_vocabulary(folder)
+        load_weights(folder, self.model)
+
+    def _check_vocabulary(self, folder: Path) -> None:
+        learned = Tokenizer.from_file(folder / VOCABULARY_FILE).vocabulary
+        if learned != self.examples.tokenizer.vocabulary:
+            raise ValueError(f"{folder} has another vocabulary; render as many clips as it had")
 
     def enter_unmasked_stage(self) -> None:
         """Skips what is left of the masked steps; for timing."""

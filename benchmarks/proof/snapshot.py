@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reelscan.models.atomic_directory import atomic_directory
+from reelscan.models.tokenizer import Tokenizer
 from reelscan.models.weights import load_strict
 from reelscan.pretrain.optimizer import STATE_SPACE_AND_EMBEDDING_NAMES
 
 STATE_FILE, TEACHER_FILE = "state.json", "teacher.safetensors"
+VOCABULARY_FILE = "vocabulary.txt"
 _MOST_BYTES = 15_000_000
 _ROOT = "second_moment_root/"
 
@@ -28,6 +30,7 @@ def save_snapshot(
     optimizer: torch.optim.Optimizer,
     *,
     state: dict[str, object],
+    tokenizer: Tokenizer,
     teacher: Path | None,
 ) -> None:
     """Replaces what is at `folder` in one step; `state` is plain and holds `step`."""
@@ -43,6 +46,7 @@ def save_snapshot(
     with atomic_directory(folder) as unfinished:
         for number, part in enumerate(_parts(tensors)):
             save_file(part, unfinished / f"part-{number}.safetensors")
+        tokenizer.save(unfinished / VOCABULARY_FILE)
         if teacher is not None:
             shutil.copyfile(teacher, unfinished / TEACHER_FILE)
         (unfinished / STATE_FILE).write_text(json.dumps(state))
@@ -57,7 +61,10 @@ def read_state(folder: Path) -> dict[str, object]:
 
 
 def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Into the model, in its own precision; returns the roots by the parameter's name."""
+    """Into the model, in its own precision; returns the roots by the parameter's name.
+
+    The heads that follow a teacher may be left out.
+    """
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("part-*.safetensors")):
         tensors |= load_file(path)
@@ -71,6 +78,7 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
         model,
         {n: t.to(own[n].dtype) if n in own else t for n, t in tensors.items()},
         allowed_missing=sorted(_tied(model)),
+        allowed_unknown=("vision_encoder.clip_decoder.*",),
     )
     return roots
 

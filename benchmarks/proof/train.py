@@ -50,7 +50,11 @@ def main() -> None:
     session = Session(recipe, examples, teacher=teacher, cuda_graphs=not given.no_graphs)
     if given.resume is not None:
         session.resume(given.resume)
+    elif given.start is not None:
+        session.start_from(given.start)
     name = given.name or f"{recipe.arm}-{recipe.size}-seed{recipe.seed}"
+    if given.resume is not None:
+        name = str(read_state(given.resume)["name"])
     given.to.mkdir(parents=True, exist_ok=True)
     measured = run(
         session,
@@ -58,7 +62,7 @@ def main() -> None:
         name=name,
         measure_every=given.measure_every,
         time_is_up=lambda margin: time.perf_counter() - started + margin > given.stop_after,
-        on_stop=lambda: session.save(given.to / "snapshot"),
+        on_stop=lambda: session.save(given.to / "snapshot", name=name),
     )
     summary = {
         "run": name,
@@ -113,8 +117,9 @@ def step_seconds(
     timed = replace(recipe, steps=1000, masked_fraction=max(recipe.masked_fraction, 0.5))
     session = Session(timed, examples, teacher=teacher, smaller=smaller)
     found = []
-    for enter in (lambda: None, session.enter_unmasked_stage):
-        enter()
+    for sees_all in (False, True):
+        if sees_all:
+            session.enter_unmasked_stage()
         for _ in range(_FIRST_STEPS):
             session.take_step()
         started = time.perf_counter()
@@ -153,6 +158,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path("/tmp/proof"), help="for the teacher")
     parser.add_argument("--name")
     parser.add_argument("--resume", type=Path, help="snapshot; its recipe stands for all options")
+    parser.add_argument("--start", type=Path, help="snapshot whose weights a new run starts from")
     parser.add_argument("--stop-after", type=float, default=540.0, help="seconds, start included")
     parser.add_argument("--minutes", type=float, help="of training, in place of --steps")
     parser.add_argument("--plan", action="store_true", help="only say how long each arm takes")

@@ -160,7 +160,7 @@ def test_averaging_frames_cannot_tell_twins_and_video_encoders_can(
 
 @pytest.mark.parametrize("arm", ["videomamba", "frames", "vit"])
 def test_a_run_goes_through_both_stages_and_is_taken_up(
-    arm: str, clips: Path, examples: Examples, teacher: Path, tmp_path: Path
+    arm: str, examples: Examples, teacher: Path, tmp_path: Path
 ) -> None:
     recipe = replace(TINY, arm=arm)  # type: ignore[arg-type]
     session = Session(recipe, examples, teacher=teacher)
@@ -173,9 +173,14 @@ def test_a_run_goes_through_both_stages_and_is_taken_up(
     ours, theirs = (s.take_step().losses["contrastive"] for s in (session, other))
     assert theirs == pytest.approx(ours, rel=0.02)
     if arm == "videomamba":
-        export(tmp_path / "snapshot", clips / "vocabulary.txt", tmp_path / "model")
+        export(tmp_path / "snapshot", tmp_path / "model")
         encoder = load_model(tmp_path / "model")
         assert encoder.encode_text(["a red star rises"]).shape == (1, 32)
+    further = Session(replace(recipe, masked_fraction=0.0), examples, teacher=None)
+    further.start_from(tmp_path / "snapshot")
+    assert further.step == 0
+    weights = further.model.text_proj.weight
+    assert torch.allclose(weights, session.model.text_proj.weight, atol=2e-3)
     with pytest.raises(ValueError, match="recipe"):
         Session(replace(recipe, seed=9), examples, teacher=teacher).resume(tmp_path / "snapshot")
 
