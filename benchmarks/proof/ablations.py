@@ -102,7 +102,7 @@ def main() -> None:
     tasks = _tasks(base, seeds=given.seeds, only=given.only)
     left = _left(tasks, have=given.have, place=place)
     given.to.mkdir(parents=True, exist_ok=True)
-    _make_teacher(place, steps=given.teacher_steps)
+    _make_teacher(place, steps=3 if given.tiny else given.teacher_steps)
     out = given.to / f"ablations-{len(tasks) - len(left):03d}.jsonl"
     finished = _run_all(left, place, jobs=given.jobs, deadline=deadline, out=out, plan=given.plan)
     print(

@@ -3,7 +3,7 @@
 # included; what it prints last is JSON. The files to keep are in OUT.
 #
 #   on_gpu.sh videomamba [options]       until done, or a snapshot in OUT/snapshot
-#   on_gpu.sh resume SNAPSHOT [options]
+#   on_gpu.sh resume SNAPSHOT [options]  on the same machine that is /tmp/proof/snapshot
 #   on_gpu.sh frames|vit [options]
 #   on_gpu.sh ablations [options]        what has no log in benchmarks/results/proof
 #   on_gpu.sh plan [options]             how long a step of each arm and all ablations take
@@ -22,7 +22,15 @@ fi
 python3 -m benchmarks.proof.clips --to "$folder" --clips "$CLIPS" $EXTRA
 
 left=$((LIMIT - SECONDS))
-train() { python3 -m benchmarks.proof.train --clips "$folder" --to "$OUT" --stop-after "$left" "$@"; }
+train() {
+    python3 -m benchmarks.proof.train --clips "$folder" --to "$OUT" --stop-after "$left" "$@"
+    # OUT may be emptied before the next command, while the machine stays.
+    if [ -d "$OUT/snapshot" ]; then
+        rm -rf /tmp/proof/snapshot
+        mkdir -p /tmp/proof
+        cp -r "$OUT/snapshot" /tmp/proof/snapshot
+    fi
+}
 ablations() {
     python3 -m benchmarks.proof.ablations --clips "$folder" --to "$OUT" --stop-after "$left" \
         --have benchmarks/results/proof "$@"

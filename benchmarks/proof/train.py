@@ -83,7 +83,9 @@ def _teacher(given: argparse.Namespace, recipe: Recipe, examples: Examples) -> P
         return kept if kept.is_file() else None
     if not recipe.needs_teacher:
         return None
-    return teacher_for(recipe.size, examples, folder=given.work, steps=given.teacher_steps)
+    return teacher_for(
+        recipe.size, examples, folder=given.work, steps=3 if given.tiny else given.teacher_steps
+    )
 
 
 def plan(recipe: Recipe, examples: Examples, teacher: Path | None) -> dict[str, Any]:
