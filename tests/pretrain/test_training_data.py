@@ -382,13 +382,18 @@ def test_stored_features_train_like_the_teacher_itself(config, corpus, tmp_path)
 
 
 CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_training_data import long_config, pretrain
 
 def kill(report):
     if report.step == 3:
+        written_beside = Path({out!r}, "checkpoints", "step-00000002")
+        for _ in range(600):
+            if written_beside.exists():
+                break
+            time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 
 pretrain(long_config(Path({corpus!r})), Path({out!r}), on_step=kill)
