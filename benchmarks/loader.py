@@ -20,7 +20,6 @@ The last line is JSON with the same figures.
 
 import argparse
 import ctypes
-import io
 import json
 import os
 import tempfile
@@ -33,7 +32,7 @@ from pathlib import Path
 
 import av
 import torch
-from decode import moving
+from decode import by_our_resize, decoded_alone, moving
 from torch import Tensor
 
 from reelscan.models.video_text import video_text_tiny
@@ -45,33 +44,11 @@ from reelscan.pretrain.shard_store import ShardStore
 from reelscan.pretrain.shard_writer import write_shards
 from reelscan.pretrain.training_data import ShardSource, open_shards
 from reelscan.video.encode import encode_video
-from reelscan.video.sampling import middle_indices
-from reelscan.video.transforms import resize
 
 FRAMES, SIZE, BATCH = 8, 224, 32
 COPIES, SMALL_CLIPS = {"large": 16, "small": 192}, 4096
 PR_SET_THP_DISABLE = 41
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
-
-
-def decoded_alone(data: bytes, to_size: Callable[[av.VideoFrame], Tensor]) -> Tensor:
-    """uint8 [FRAMES, 3, SIZE, SIZE] by PyAV alone, trusting the header's count of frames."""
-    with av.open(io.BytesIO(data), "r") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        wanted = middle_indices(stream.frames, FRAMES)
-        taken = {}
-        for index, frame in enumerate(container.decode(stream)):
-            if index in wanted:
-                taken[index] = to_size(frame)
-            if index == wanted[-1]:
-                break
-    return torch.stack([taken[index] for index in wanted])
-
-
-def by_our_resize(frame: av.VideoFrame) -> Tensor:
-    rgb = frame.to_ndarray(format="rgb24", threads=1)
-    return resize(torch.from_numpy(rgb).permute(2, 0, 1), SIZE)
 
 
 def by_swscale(frame: av.VideoFrame) -> Tensor:

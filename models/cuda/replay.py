@@ -174,7 +174,7 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passes: _Passes, lease: _Lease, *leaves: Tensor) -> tuple[Tensor, ...]:
         ctx.passes, ctx.lease = passes, lease
-        for to, given in zip(passes.inputs, leaves, strict=False):
+        for to, given in zip(passes.inputs, leaves[: len(passes.inputs)], strict=True):
             to.detach().copy_(given.detach())
         passes.forward.replay()
         return tuple(x.clone() for x in passes.outputs)

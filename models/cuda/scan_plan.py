@@ -90,12 +90,12 @@ def plan_forward(
     lanes = 2
     while lanes < 8 and warps * lanes < _WARPS_WANTED / 2 and _lanes_fit(2 * lanes, states):
         lanes *= 2
-    chunks, chunk_steps = _chunks(length, warps * lanes)
+    chunks, chunk_steps = _chunks(length, _chunks_wanted(warps * lanes))
     if chunks > 1:
         lanes = 2
-        chunks, chunk_steps = _even_chunks(
-            length, 3 * multiprocessors / sequences / (channels / 64)
-        )
+        # As many blocks on all multiprocessors: three.
+        even = int(3 * multiprocessors / sequences / (channels / 64))
+        chunks, chunk_steps = _chunks(length, max(1, even))
     small = lanes == 2 and states <= 16
     busy = warps * lanes * chunks >= _WARPS_WANTED
     blocks = sequences * chunks * -(-channels // 64)
@@ -118,7 +118,7 @@ def plan_backward(
     """For G x B = `sequences` sequences scanned in one launch."""
     per_thread = 2 if states <= 32 else 1
     warps = sequences * channels / (8 * per_thread) / multiprocessors
-    chunks, chunk_steps = _chunks(length, warps)
+    chunks, chunk_steps = _chunks(length, _chunks_wanted(warps))
     return BackwardPlan(
         warps=4 if channels > 32 and states <= 16 else 2,
         per_thread=per_thread,
@@ -133,16 +133,13 @@ def _lanes_fit(lanes: int, states: int) -> bool:
     return -(-states // lanes) * lanes <= padded_states(states)
 
 
-def _even_chunks(length: int, wanted: float) -> tuple[int, int]:
-    """At most so many chunks, for all multiprocessors to have as many blocks, and their steps."""
-    steps = max(_CHUNK_STEPS_LEAST, -(-length // max(1, int(wanted))))
-    steps = -(-steps // 64) * 64
-    return -(-length // steps), steps
-
-
-def _chunks(length: int, warps: float) -> tuple[int, int]:
-    """Chunks, and their steps, so that `warps` of a multiprocessor become enough."""
-    wanted = 1 if warps >= _WARPS_WANTED / 2 else round(_WARPS_WANTED / warps)
+def _chunks(length: int, wanted: int) -> tuple[int, int]:
+    """At most so many chunks, and their steps."""
     steps = max(_CHUNK_STEPS_LEAST, -(-length // wanted))
     steps = -(-steps // 64) * 64
     return -(-length // steps), steps
+
+
+def _chunks_wanted(warps: float) -> int:
+    """So many that `warps` of a multiprocessor become enough."""
+    return 1 if warps >= _WARPS_WANTED / 2 else round(_WARPS_WANTED / warps)

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from reelscan.models.bert import BertConfig
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from tiny_training import TINY_MODEL
+
 from reelscan.models.clip_vit import ClipVision, ClipVisionConfig
 from reelscan.models.losses import MaskedTokens, Negatives
 from reelscan.models.tokenizer import TokenBatch, Tokenizer
-from reelscan.models.video_text import VideoTextConfig, VideoTextModel
-from reelscan.models.videomamba_config import VideoMambaConfig
+from reelscan.models.video_text import VideoTextModel
 from reelscan.pretrain.distributed import (
     gather,
     gather_with_gradients,
@@ -40,23 +41,9 @@ from reelscan.pretrain.train import pretrain
 
 words = [f"w{number}" for number in range(45)]
 tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
-config = VideoTextConfig(
-    vision=VideoMambaConfig(
-        image_size=16, patch_size=8, frames=2, depth=2, width=24, alignment_width=12
-    ),
-    text=BertConfig(
-        vocab_size=50,
-        hidden_size=24,
-        num_hidden_layers=2,
-        fusion_layer=1,
-        encoder_width=24,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=12,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    ),
-    embed_dim=10,
+config = replace(
+    TINY_MODEL,
+    text=replace(TINY_MODEL.text, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
 )
 
 
